@@ -1,0 +1,41 @@
+"""VideoReasoner: answers questions about videos, and shows its evidence.
+
+from videoreasoner import Reasoner
+answer = Reasoner.from_pretrained("tiny").ask("film.mp4", "What color is the circle?")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from videoreasoner.evidence import Answer as Answer
+    from videoreasoner.evidence import FrameUse as FrameUse
+    from videoreasoner.evidence import Usage as Usage
+    from videoreasoner.reasoner import Query as Query
+    from videoreasoner.reasoner import Reasoner as Reasoner
+    from videoreasoner.retrieval.keyframes import Keyframe as Keyframe
+    from videoreasoner.spans import Span as Span
+    from videoreasoner.video.file import VideoFile as VideoFile
+    from videoreasoner.video.frames import Frames as Frames
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Answer": "evidence",
+    "FrameUse": "evidence",
+    "Frames": "video.frames",
+    "Keyframe": "retrieval.keyframes",
+    "Query": "reasoner",
+    "Reasoner": "reasoner",
+    "Span": "spans",
+    "Usage": "evidence",
+    "VideoFile": "video.file",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: reading a video file needs no torch, and a usage error should not wait for it.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

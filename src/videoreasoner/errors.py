@@ -1,0 +1,34 @@
+"""Named errors. Each message says which input is wrong and what to do about it.
+
+Everything that a user can cause derives from `VideoReasonerError`; the command line turns those
+into one line on stderr and exit code 2. Any other exception is a defect of this package and leads
+to exit code 1.
+"""
+
+
+class VideoReasonerError(Exception):
+    """An input that cannot be used, or a request that cannot be met."""
+
+
+class VideoError(VideoReasonerError):
+    """A video that cannot be opened, or holds no usable frame."""
+
+
+class CheckpointError(VideoReasonerError):
+    """A model folder or id that cannot be loaded, or is of an unsupported family."""
+
+
+class QuestionError(VideoReasonerError):
+    """A question or its options that cannot be asked."""
+
+
+class RowError(VideoReasonerError):
+    """A line of a data file that is not a valid row."""
+
+
+class SettingError(VideoReasonerError):
+    """A setting or flag whose value makes no sense."""
+
+
+class MissingExtraError(VideoReasonerError):
+    """An optional dependency that is needed for this request and is not installed."""
