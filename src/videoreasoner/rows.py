@@ -1,0 +1,315 @@
+"""Rows: one line of a data file, validated. Messages name the line and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from videoreasoner.errors import RowError
+from videoreasoner.spans import Span
+from videoreasoner.tasks import LETTERS, Task
+
+_LONGEST_S = sys.float_info.max
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is blank")
+    return text
+
+
+_Words = Annotated[str, AfterValidator(_not_blank)]
+
+
+class Row(BaseModel, extra="allow", frozen=True):
+    """A question about a video, with whatever is known about its answer.
+
+    Fields that are not listed here are kept and written again. A field given as null counts as
+    not known.
+
+    Attributes:
+        id: names the row.
+        video: a path or a URL; see `video_path`.
+        question: the question alone, without options.
+        options: 2 to 26 texts, different from each other (whatever their case).
+        answer: with options, the letter of the right one; otherwise free text. The words of an
+            option are accepted and stored as its letter. A capital letter within the options
+            always means the letter, even if an option consists of that letter.
+        event: when the answer can be seen, in seconds from the start of the film. A line may say
+            `[s, e]` or `[[s, e], ...]`; one span is written as `[s, e]`.
+        key_elements: what there is to look for, at least one.
+        duration: length of the film in seconds, > 0.
+        source: the data set that it came from.
+
+    Raises:
+        pydantic.ValidationError: on construction, for any other content.
+    """
+
+    id: _Words
+    video: _Words
+    question: _Words
+    options: Annotated[list[_Words], Field(min_length=2, max_length=len(LETTERS))] | None = None
+    answer: _Words | None = None
+    event: list[Span] | None = None
+    key_elements: Annotated[list[_Words], Field(min_length=1)] | None = None
+    duration: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
+    source: str | None = None
+
+    @field_validator("event", mode="before")
+    @classmethod
+    def _spans(cls, value: Any) -> list[Span] | None:
+        if value is None:
+            return None
+        if not isinstance(value, (list, tuple)) or not value:
+            raise ValueError("give [start, end] in seconds, or a list of such pairs")
+        pairs = [value] if _is_number(value[0]) else value
+        return [_span(pair) for pair in pairs]
+
+    @field_validator("options")
+    @classmethod
+    def _distinct(cls, value: list[str] | None) -> list[str] | None:
+        seen: set[str] = set()
+        for option in value or ():
+            if _plain(option) in seen:
+                raise ValueError(f"{option!r} is there twice; give each option once")
+            seen.add(_plain(option))
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _letter(cls, data: Any) -> Any:
+        # Before the fields are, because a frozen row cannot be changed afterwards.
+        if not isinstance(data, dict):
+            return data
+        options, answer = data.get("options"), data.get("answer")
+        if not isinstance(options, (list, tuple)) or not isinstance(answer, str):
+            return data
+        if not 2 <= len(options) <= len(LETTERS) or not all(isinstance(o, str) for o in options):
+            return data
+        return {**data, "answer": _choice(answer, options)}
+
+    @field_serializer("event", mode="wrap")
+    def _pairs(self, value: list[Span] | None, _: SerializerFunctionWrapHandler) -> Any:
+        if value is None:
+            return None
+        pairs = [[span.start_s, span.end_s] for span in value]
+        return pairs[0] if len(pairs) == 1 else pairs
+
+    def tasks(self) -> set[Task]:
+        """The tasks that the row can teach or test: those whose field it has."""
+        known = {
+            Task.EVENT: self.event,
+            Task.KEY_ELEMENTS: self.key_elements,
+            Task.ANSWER: self.answer,
+        }
+        return {task for task, value in known.items() if value is not None}
+
+    def video_path(self, root: str | os.PathLike[str] | None = None) -> str:
+        """Where the video is: a relative path is resolved against the root.
+
+        Absolute paths and URLs come back unchanged, and so does everything without a root. A
+        string, because a `Path` would spoil a URL.
+        """
+        if root is None or _URL.match(self.video):
+            return self.video
+        return os.path.join(root, self.video)
+
+    def to_json_line(self) -> str:
+        """One line of JSON without its line end: the fields that were given, then the unknown.
+
+        Raises:
+            RowError: an unknown field holds what JSON cannot say, such as NaN.
+        """
+        content = self.model_dump(exclude_unset=True)
+        try:
+            line = json.dumps(content, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RowError(
+                f"row {self.id}: cannot be written as JSON ({error}); use numbers, texts, lists and objects"
+            ) from error
+        try:
+            line.encode()
+        except UnicodeEncodeError:
+            # Half a surrogate pair has no UTF-8; JSON can only escape it.
+            return json.dumps(content)
+        return line
+
+
+def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
+    """The rows of a JSON-lines file, read as they are asked for; blank lines are skipped.
+
+    Raises:
+        RowError: there is no such file (at once), a line is not a valid row (when it is reached),
+            or there is no row at all (at the end).
+    """
+    return (_or_raise(row) for row in read_rows_lenient(path))
+
+
+def read_rows_lenient(path: str | os.PathLike[str]) -> Iterator[Row | RowError]:
+    """Like `read_rows`, but a line that is not a valid row is yielded as its error.
+
+    Raises:
+        RowError: there is no such file (at once), or it holds nothing but blank lines (at the
+            end).
+    """
+    name = os.fsdecode(path)
+    if not os.path.exists(name):
+        raise RowError(f"{name}: no such file; give the path of a JSON-lines file")
+    if os.path.isdir(name):
+        raise RowError(f"{name}: a folder; give the path of a JSON-lines file inside it")
+    return _read(name)
+
+
+def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Write a JSON-lines file that is either complete or not there; an older one is replaced.
+
+    Raises:
+        RowError: the file cannot be written.
+    """
+    try:
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            file.writelines(f"{row.to_json_line()}\n".encode() for row in rows)
+    except OSError as error:
+        raise RowError(
+            f"{os.fsdecode(path)}: cannot be written ({error.strerror or error}); "
+            "give a file name in a folder that exists, is writable and has room"
+        ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes its place when the block ends well.
+
+    After any exception there is no temporary file, and `path` is as it was before.
+
+    Raises:
+        OSError: the finished file cannot be moved into place.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _or_raise(row: Row | RowError) -> Row:
+    if isinstance(row, RowError):
+        raise row
+    return row
+
+
+def _read(name: str) -> Iterator[Row | RowError]:
+    is_empty = True
+    try:
+        # As bytes, so that one line that is not UTF-8 does not stop the others.
+        with open(name, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    is_empty = False
+                    yield _parse(line, f"{name}, line {number}")
+    except OSError as error:
+        raise RowError(f"{name}: cannot be read ({error.strerror or error}); check the path and its rights") from error
+    if is_empty:
+        raise RowError(f"{name}: holds no row; write one JSON object on each line")
+
+
+def _parse(line: bytes, place: str) -> Row | RowError:
+    try:
+        content = json.loads(line.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        return RowError(f"{place}: not UTF-8 text; save the file as UTF-8")
+    except json.JSONDecodeError as error:
+        return RowError(f"{place}: not JSON ({error.msg}, column {error.colno}); mend or remove the line")
+    except (ValueError, RecursionError) as error:
+        return RowError(f"{place}: not JSON ({error}); mend or remove the line")
+    if not isinstance(content, dict):
+        return RowError(
+            f"{place}: a {type(content).__name__} and not an object; "
+            'write each row on a line of its own, as {"id": ..., "video": ..., "question": ...}'
+        )
+    try:
+        return Row.model_validate(content)
+    except ValidationError as error:
+        return RowError(f"{place}: {_explain(error)}; mend or remove the line")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _explain(error: ValidationError) -> str:
+    """What is wrong with each field, in one line."""
+    problems = []
+    for item in error.errors(include_url=False):
+        field = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "missing":
+            problems.append(f"{field} is missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{field}: {message}" if field else message)
+    return "; ".join(problems)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _span(pair: Any) -> Span:
+    if isinstance(pair, Span):
+        start, end = pair.start_s, pair.end_s
+    elif isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_is_number, pair)):
+        start, end = pair
+    else:
+        raise ValueError(f"{pair!r} is no pair [start, end] of seconds")
+    # By comparison, because an integer may be too large to become a float at all.
+    if not (0 <= start <= _LONGEST_S and 0 <= end <= _LONGEST_S):
+        raise ValueError(f"[{start}, {end}] must be finite seconds from the start of the film")
+    if end < start:
+        raise ValueError(f"[{start}, {end}] ends before it starts; swap the two")
+    return Span(float(start), float(end))
+
+
+def _plain(text: str) -> str:
+    return text.strip().casefold()
+
+
+def _choice(answer: str, options: list[str] | tuple[str, ...]) -> str:
+    """The letter that an answer means.
+
+    Stricter than reading a model's answer: data that merely begins with a letter is a mistake.
+    Capital letters come first, so that a stored letter is always read back as itself.
+    """
+    letters = LETTERS[: len(options)]
+    text = answer.strip()
+    if len(text) == 1 and text in letters:
+        return text
+    words = [_plain(option) for option in options]
+    if _plain(text) in words:
+        return letters[words.index(_plain(text))]
+    bare = re.fullmatch(r"\(?([A-Za-z])[).:]?", text)
+    if bare and bare[1].upper() in letters:
+        return bare[1].upper()
+    raise ValueError(
+        f"answer: {answer!r} is none of the options; give a letter A to {letters[-1]}, or the words of an option"
+    )

@@ -1,0 +1,88 @@
+"""Settings: what a checkpoint's weights do not say, saved beside them in `videoreasoner.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from videoreasoner.errors import CheckpointError, SettingError
+from videoreasoner.prompts import Prompts
+from videoreasoner.video.sampling import SamplingSettings
+
+SETTINGS_FILE = "videoreasoner.json"
+
+
+class Settings(BaseModel):
+    """How a checkpoint looks at videos and is asked, in training and in inference alike."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    frame_budget: int = Field(64, ge=2, description="most frames a pass may look at")
+    sparse_rate_fps: float = Field(2.0, gt=0, description="most frames a second, whole film")
+    dense_share: float = Field(0.5, ge=0, le=1, description="share of the budget for key spans")
+    dense_rate_fps: float = Field(6.0, gt=0, description="most frames a second in key spans")
+    keyframe_width_s: float = Field(2.0, gt=0, description="seconds of film around a keyframe")
+    min_pixels: int = Field(128 * 28 * 28, ge=1, description="least area of a resized frame")
+    max_pixels: int = Field(256 * 28 * 28, ge=1, description="largest area of a resized frame")
+    encoder: str | None = Field(
+        None, description="text-image encoder that finds keyframes; none: the event alone is used"
+    )
+    retrieval_rate_fps: float = Field(1.0, gt=0, description="frames a second that it looks at")
+    retrieval_max_frames: int = Field(768, ge=1, description="most frames that it looks at")
+    retrieval_segment_frames: int = Field(1, ge=1, description="frames averaged into a segment")
+    max_key_elements: int = Field(8, ge=0, description="key elements that are looked for")
+    max_new_tokens: int = Field(128, ge=1, description="longest completion of a branch, in tokens")
+    prompts: Prompts = Prompts()
+    training: dict[str, Any] = Field(default_factory=dict, description="how it was trained")
+
+    @model_validator(mode="after")
+    def _pixel_limits_in_order(self) -> Settings:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels ({self.min_pixels}) is larger than max_pixels ({self.max_pixels})")
+        return self
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        return SamplingSettings(self.frame_budget, self.sparse_rate_fps, self.dense_share, self.dense_rate_fps)
+
+    def changed(self, **values: Any) -> Settings:
+        """A copy with some values replaced; those given as None stay.
+
+        Raises:
+            SettingError: a name is unknown or a value makes no sense.
+        """
+        given = {name: value for name, value in values.items() if value is not None}
+        try:
+            return Settings.model_validate({**self.model_dump(), **given})
+        except ValidationError as error:
+            raise SettingError(explain(error)) from error
+
+    def save(self, folder: Path) -> None:
+        (folder / SETTINGS_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Settings:
+        """The settings saved in a checkpoint folder, or the defaults for a plain Hugging Face one.
+
+        Raises:
+            CheckpointError: the file is there and is not valid.
+        """
+        path = folder / SETTINGS_FILE
+        if not path.is_file():
+            return cls()
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            raise CheckpointError(f"{path}: {explain(error)}") from error
+        except ValueError as error:
+            raise CheckpointError(f"{path}: not JSON ({error})") from error
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error in one line: each field and what is wrong with it."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}" for item in error.errors()
+    )

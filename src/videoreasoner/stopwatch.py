@@ -1,0 +1,30 @@
+"""A stopwatch with named stages."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Adds up the seconds spent in each stage.
+
+    Args:
+        wait: called before a stage ends, to wait for work that a device still does in the background.
+    """
+
+    def __init__(self, wait: Callable[[], None] | None = None) -> None:
+        self._wait = wait
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._wait is not None:
+                self._wait()
+            self.seconds[name] += time.perf_counter() - started
