@@ -1,0 +1,1 @@
+"""Video files: what they are, which times to look at, and the patches a model sees."""

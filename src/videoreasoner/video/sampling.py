@@ -1,0 +1,221 @@
+"""Which times of a film to look at: from (duration, budget, key spans) to pairs of times. Pure.
+
+Qwen-VL's vision tower merges two neighbouring frames into one temporal patch, so the unit of
+sampling is the *pair*: two times that follow each other with no other sampled time between them.
+The sparse plan is the uniform grid; the focused plan keeps pairs of that same grid outside the key
+spans, so that their features need no second encoding, and adds dense pairs inside (paper, section
+"Multimodal Inference Pipeline").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videoreasoner.errors import SettingError
+from videoreasoner.spans import Span, merge
+
+PAIR = 2
+
+
+@dataclass(frozen=True, eq=False)
+class FramePlan:
+    """Times to look at.
+
+    Attributes:
+        pairs_s: float64[P, 2], seconds; flattened, they increase strictly and lie inside
+            [0, duration).
+        dense: bool[P], True for pairs inside key spans.
+    """
+
+    pairs_s: NDArray[np.float64]
+    dense: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.pairs_s)
+
+    @property
+    def times_s(self) -> NDArray[np.float64]:
+        """float64[2 P]: all times in order."""
+        return self.pairs_s.reshape(-1)
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the frame budget is spent.
+
+    Attributes:
+        frame_budget: most frames a pass may look at.
+        sparse_rate_fps: most frames a second of the uniform grid, to the nearest whole frame; a
+            film never gets less than one pair.
+        dense_share: share of the budget that may go into key spans; unless it is 0, at least one
+            pair.
+        dense_rate_fps: most frames a second inside key spans, to the next whole pair; a key span
+            never gets less than one pair while the share lasts, and all together never less than
+            the uniform grid had there.
+    """
+
+    frame_budget: int = 64
+    sparse_rate_fps: float = 2.0
+    dense_share: float = 0.5
+    dense_rate_fps: float = 6.0
+
+    def __post_init__(self) -> None:
+        if self.frame_budget < PAIR:
+            raise SettingError(f"frame_budget must be at least {PAIR}, not {self.frame_budget}")
+        for name in ("sparse_rate_fps", "dense_rate_fps"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise SettingError(f"{name} must be a positive number, not {value}")
+        if not 0.0 <= self.dense_share <= 1.0:
+            raise SettingError(f"dense_share must lie in [0, 1], not {self.dense_share}")
+
+
+def _grid(start_s: float, end_s: float, pairs: int) -> NDArray[np.float64]:
+    """float64[pairs, 2]: the centres of 2 * pairs equal slots of [start_s, end_s]."""
+    frames = PAIR * pairs
+    centres = start_s + (np.arange(frames, dtype=np.float64) + 0.5) * ((end_s - start_s) / frames)
+    return centres.reshape(pairs, PAIR)
+
+
+def _check_duration(duration_s: float) -> None:
+    if not (math.isfinite(duration_s) and duration_s > 0):
+        raise SettingError(f"a film needs a positive duration, not {duration_s} s")
+
+
+def uniform_plan(duration_s: float, settings: SamplingSettings) -> FramePlan:
+    """The sparse pass: the whole film at one rate, at most `sparse_rate_fps`, within the budget.
+
+    Raises:
+        SettingError: the duration is not a positive number.
+    """
+    _check_duration(duration_s)
+    # The smaller one first: an absurd rate makes the product infinite, which cannot be rounded.
+    wanted = round(min(settings.frame_budget, duration_s * settings.sparse_rate_fps))
+    pairs = max(1, wanted // PAIR)
+    return FramePlan(_grid(0.0, duration_s, pairs), np.zeros(pairs, bool))
+
+
+def focus_plan(
+    duration_s: float,
+    key_spans: Sequence[Span],
+    settings: SamplingSettings,
+    keyframe_times_s: Sequence[float] = (),
+) -> FramePlan:
+    """The answer pass: dense pairs inside the merged key spans, the uniform grid's elsewhere.
+
+    Dense frames take at most `dense_share` of the budget and at most `dense_rate_fps`; when the key
+    spans leave fewer sparse pairs than the rest of the budget could hold, dense pairs may take that
+    rest, so that a key span that covers the film never gets fewer frames than a plain uniform pass.
+    When there are more key spans than dense pairs, the longest are served and the others keep their
+    pairs of the uniform grid. The dense time nearest to each keyframe is moved onto it: what the
+    text-image encoder found is among what the model sees.
+
+    Without a usable key span the plan is the uniform one.
+
+    Raises:
+        SettingError: the duration is not a positive number.
+    """
+    uniform = uniform_plan(duration_s, settings)
+    clipped = [span.clipped(duration_s) for span in key_spans]
+    # A span shorter than this has no room for two distinct times.
+    shortest_s = duration_s * 1e-6
+    spans = [s for s in merge(c for c in clipped if c is not None) if s.length_s >= shortest_s]
+    if not spans:
+        return uniform
+
+    budget_pairs = settings.frame_budget // PAIR
+    available = len(_outside(uniform, spans))
+    dense_pairs = _dense_pairs(spans, available, budget_pairs, len(uniform), settings)
+    if dense_pairs == 0:
+        return uniform
+    counts = _allocate(spans, dense_pairs)
+    served = [(span, count) for span, count in zip(spans, counts, strict=True) if count > 0]
+    outside = _outside(uniform, [span for span, _ in served])
+    sparse = uniform.pairs_s[_spread(outside, budget_pairs - dense_pairs)]
+    # The film ends before its duration: no frame is on screen at that very time.
+    keyframes_s = [time_s for time_s in keyframe_times_s if time_s < duration_s]
+    dense = np.concatenate(
+        [_anchored(_grid(span.start_s, span.end_s, count), keyframes_s, span) for span, count in served]
+    )
+    pairs = np.concatenate([sparse, dense])
+    is_dense = np.concatenate([np.zeros(len(sparse), bool), np.ones(len(dense), bool)])
+    order = np.argsort(pairs[:, 0], kind="stable")
+    return FramePlan(pairs[order], is_dense[order])
+
+
+def _outside(uniform: FramePlan, spans: Sequence[Span]) -> list[int]:
+    """The pairs of the uniform grid that no span touches, not even between their two times."""
+    return [
+        index
+        for index, (first, second) in enumerate(uniform.pairs_s)
+        if not any(span.overlaps(Span(first, second)) for span in spans)
+    ]
+
+
+def _dense_pairs(
+    spans: Sequence[Span],
+    sparse_available: int,
+    budget_pairs: int,
+    uniform_pairs: int,
+    settings: SamplingSettings,
+) -> int:
+    """How many pairs the key spans get together."""
+    if settings.dense_share == 0.0:
+        return 0
+    length_s = sum(span.length_s for span in spans)
+    share = max(1, int(budget_pairs * settings.dense_share))
+    rest = budget_pairs - sparse_available
+    rate_pairs = math.ceil(min(budget_pairs, length_s * settings.dense_rate_fps / PAIR))
+    by_rate = max(len(spans), rate_pairs)
+    # Never fewer inside the spans than the uniform pass had there.
+    at_least = min(uniform_pairs - sparse_available, budget_pairs)
+    return min(max(at_least, min(by_rate, max(share, rest))), budget_pairs)
+
+
+def _spread(indices: Sequence[int], count: int) -> NDArray[np.intp]:
+    """At most `count` of the indices, evenly spread over them."""
+    if count >= len(indices):
+        return np.asarray(indices, dtype=np.intp)
+    picks = (np.arange(count) + 0.5) * len(indices) / max(count, 1)
+    return np.asarray(indices, dtype=np.intp)[picks.astype(np.intp)]
+
+
+def _allocate(spans: Sequence[Span], pairs: int) -> list[int]:
+    """Pairs for each span: one each while they last (longest first), the rest by length."""
+    counts = np.zeros(len(spans), int)
+    lengths = np.array([span.length_s for span in spans])
+    longest_first = np.argsort(-lengths, kind="stable")
+    counts[longest_first[:pairs]] = 1
+    remaining = pairs - int(counts.sum())
+    if remaining > 0:
+        shares = lengths / lengths.sum() * remaining
+        counts += shares.astype(int)
+        by_fraction = np.argsort(-(shares - shares.astype(int)), kind="stable")
+        counts[by_fraction[: remaining - int(shares.astype(int).sum())]] += 1
+    return counts.tolist()
+
+
+def _anchored(pairs: NDArray[np.float64], keyframe_times_s: Sequence[float], span: Span) -> NDArray[np.float64]:
+    """Move the time nearest to each keyframe onto it, keeping the order strict.
+
+    Only its two neighbours can move to a keyframe without passing another time; one that already
+    stands on a keyframe stays there.
+    """
+    times = pairs.reshape(-1).copy()
+    keyframes_s = sorted({time_s for time_s in keyframe_times_s if span.contains(time_s)})
+    taken = set(np.flatnonzero(np.isin(times, keyframes_s)).tolist())
+    for time_s in keyframes_s:
+        above = int(np.searchsorted(times, time_s))
+        if above < len(times) and times[above] == time_s:
+            continue
+        free = [i for i in (above - 1, above) if 0 <= i < len(times) and i not in taken]
+        if free:
+            nearest = min(free, key=lambda index: abs(times[index] - time_s))
+            times[nearest] = time_s
+            taken.add(nearest)
+    return times.reshape(pairs.shape)
