@@ -1,0 +1,1 @@
+"""Checkpoints, the prompt tree, and decoding on stock transformers models."""

@@ -1,0 +1,192 @@
+"""Loading and saving checkpoints: a Hugging Face folder plus `videoreasoner.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videoreasoner.errors import CheckpointError
+from videoreasoner.models.encoding import PromptEncoder
+from videoreasoner.models.event_tokens import add_event_tokens
+from videoreasoner.settings import Settings
+from videoreasoner.video.patches import PatchSettings
+
+SHIPPED = Path(__file__).parent.parent / "checkpoints"
+FAMILIES = {
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+}
+_WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model with everything that is needed to ask it.
+
+    Attributes:
+        name: what the user called it.
+        model: the transformers model, in evaluation mode.
+        encoder: tokenizer and prompts.
+        patches: geometry of the vision tower's input.
+        tokens_per_second: temporal resolution of its positions; None counts pairs (Qwen2-VL).
+    """
+
+    name: str
+    model: Any
+    encoder: PromptEncoder
+    settings: Settings
+    patches: PatchSettings
+    tokens_per_second: float | None
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion: the turn's end, and what the generation config says."""
+        configured = self.model.generation_config.eos_token_id
+        more = configured if isinstance(configured, list) else [configured]
+        return tuple({self.encoder.end_id, *(i for i in more if i is not None)})
+
+    @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Ids that a completion may never hold: visual placeholders have no embedding of their own."""
+        config = self.model.config
+        names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        ids = {getattr(config, name, None) for name in (*names, "vision_token_id")}
+        rows = self.model.get_output_embeddings().weight.shape[0]
+        beyond = range(len(self.encoder.tokenizer), rows)
+        return tuple({i for i in ids if i is not None and 0 <= i < rows} | set(beyond))
+
+
+def find_folder(name: str | Path) -> Path:
+    """The folder of a shipped checkpoint, a path, or a Hugging Face id (downloaded, or from its cache).
+
+    Raises:
+        CheckpointError: there is no such thing, or the hub cannot be reached.
+    """
+    text = str(name)
+    if (SHIPPED / text / "config.json").is_file():
+        return SHIPPED / text
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{text}: a model is a folder, and this is a file")
+    if text.startswith((".", "/", "~")) or text.count("/") != 1:
+        shipped = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if p.is_dir()))
+        raise CheckpointError(
+            f"{text}: no such folder; give a checkpoint folder, a Hugging Face id such as "
+            f"Qwen/Qwen2-VL-2B-Instruct, or one of the shipped models: {shipped}"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(text, allow_patterns=_WANTED_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{text}: not a folder here, and not to be had from the Hugging Face hub "
+            f"({type(error).__name__}); check the name and the network"
+        ) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checkpoint's config.json, after checking that the folder can be loaded.
+
+    Raises:
+        CheckpointError: no checkpoint, an unsupported family, or weights that are not safetensors.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no config.json, so this is no checkpoint folder")
+    try:
+        config = json.loads(path.read_text())
+        family = config.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a model configuration ({error})") from error
+    if family in ("qwen3_vl", "qwen3_vl_moe"):
+        raise CheckpointError(
+            f"{folder}: Qwen3-VL is not supported yet: its timestamps and deepstack features do not go through "
+            f"the prompt tree; use a checkpoint of {' or '.join(FAMILIES)}"
+        )
+    if family not in FAMILIES:
+        raise CheckpointError(f"{folder}: model type {family!r} is not supported; use one of {', '.join(FAMILIES)}")
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder}: no .safetensors weights; pickled weights are refused, because loading them runs code. "
+            "Convert them with save_pretrained(..., safe_serialization=True) where you trust them"
+        )
+    return config
+
+
+def load_checkpoint(
+    name: str | Path,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    **overrides: Any,
+) -> Checkpoint:
+    """Load any Qwen2-VL or Qwen2.5-VL checkpoint and add the event tokens where they are missing.
+
+    Args:
+        name: a shipped checkpoint, a folder or a Hugging Face id.
+        device: a torch device, or "auto": the first GPU, else the CPU.
+        dtype: of the weights; by default bfloat16 on a GPU and float32 on a CPU.
+        overrides: fields of `Settings` that replace the checkpoint's own; None leaves them.
+
+    Raises:
+        CheckpointError: it cannot be loaded; the message says why.
+        SettingError: an override makes no sense.
+    """
+    import transformers
+
+    folder = find_folder(name)
+    config = read_config(folder)
+    settings = Settings.load(folder).changed(**overrides)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype is None:
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    family = getattr(transformers, FAMILIES[config["model_type"]])
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        model = family.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise CheckpointError(f"{folder}: cannot be loaded ({type(error).__name__}: {first_line})") from error
+    add_event_tokens(model, tokenizer)
+    model.to(device).eval()
+    vision = model.config.vision_config
+    patches = PatchSettings.from_folder(folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    return Checkpoint(
+        str(name),
+        model,
+        PromptEncoder(tokenizer, settings.prompts),
+        settings,
+        patches,
+        float(vision.tokens_per_second) if config["model_type"] == "qwen2_5_vl" else None,
+    )
+
+
+def save_checkpoint(folder: Path, model: Any, tokenizer: Any, settings: Settings, patches: PatchSettings) -> None:
+    """Write a folder that this package, stock transformers and vLLM load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings.save(folder)
+    shared = {
+        "patch_size": patches.patch_size,
+        "merge_size": patches.merge_size,
+        "temporal_patch_size": patches.temporal_patch_size,
+        "image_mean": list(patches.image_mean),
+        "image_std": list(patches.image_std),
+        "size": {"shortest_edge": patches.min_pixels, "longest_edge": patches.max_pixels},
+        "processor_class": "Qwen2VLProcessor",
+    }
+    kinds = {
+        "preprocessor_config.json": {"image_processor_type": "Qwen2VLImageProcessor"},
+        "video_preprocessor_config.json": {"video_processor_type": "Qwen2VLVideoProcessor"},
+    }
+    for name, kind in kinds.items():
+        (folder / name).write_text(json.dumps({**kind, **shared}, indent=2) + "\n")
