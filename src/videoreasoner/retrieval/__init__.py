@@ -1,0 +1,1 @@
+"""Retrieval: key elements, given as words, to the keyframes that show them."""

@@ -1,0 +1,214 @@
+"""Key elements to keyframes: which moment of the film matches each word best.
+
+The method of the paper (section "Inference"; reference/data-and-benchmarks.md, 1.9): frames at one
+per second, features averaged over short segments, the best segment for each of the first eight key
+elements, sorted by similarity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+
+from videoreasoner.errors import SettingError
+
+# Below this, the difference of two cosines of float32 features is rounding, which depends on the
+# batch size: the earliest of such segments wins, so that the batch size does not move a keyframe.
+SCORE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """The moment that matches a key element best.
+
+    Attributes:
+        time_s: seconds; the time of the middle frame of the segment.
+        element: the key element, as words.
+        score: cosine similarity of element and segment, in [-1, 1].
+        start_s: seconds; where the segment starts, at most `time_s`.
+        end_s: seconds; where the segment ends, at least `time_s`.
+    """
+
+    time_s: float
+    element: str
+    score: float
+    start_s: float
+    end_s: float
+
+
+def retrieval_times(duration_s: float, rate_fps: float = 1.0, max_frames: int = 768) -> NDArray[np.float64]:
+    """The times of the frames to search: the centres of equal slots of the film.
+
+    Args:
+        duration_s: length of the film in seconds.
+        rate_fps: frames per second, not exceeded unless the film is shorter than one slot.
+        max_frames: most frames; a longer film is sampled more sparsely.
+
+    Returns:
+        float64[T], seconds, increasing, in [0, duration_s); T is at least 1.
+
+    Raises:
+        SettingError: a duration or rate that is not positive and finite, or max_frames below 1.
+    """
+    for name, value in (("duration_s", duration_s), ("rate_fps", rate_fps)):
+        if not (math.isfinite(value) and value > 0):
+            raise SettingError(f"{name} must be positive and finite, not {value}")
+    if max_frames < 1:
+        raise SettingError(f"max_frames must be at least 1, not {max_frames}")
+    count = max(1, int(min(duration_s * rate_fps, max_frames)))
+    return (np.arange(count, dtype=np.float64) + 0.5) * np.float64(duration_s / count)
+
+
+def distinct_elements(elements: Sequence[str], max_elements: int = 8) -> list[str]:
+    """The key elements to look for: without blanks and repetitions, the first few.
+
+    Args:
+        elements: words, in order of importance.
+        max_elements: how many to keep.
+
+    Returns:
+        At most max_elements texts, in their order, spaces tidied; two that differ only in case or
+        spaces count as one, and the first is kept.
+
+    Raises:
+        SettingError: max_elements below 1.
+    """
+    if max_elements < 1:
+        raise SettingError(f"max_elements must be at least 1, not {max_elements}")
+    return [text for _, text in _distinct(elements)[:max_elements]]
+
+
+def segment_means(
+    image_features: torch.Tensor, segment_frames: int
+) -> tuple[torch.Tensor, NDArray[np.int64], NDArray[np.int64]]:
+    """Average the features of neighbouring frames.
+
+    Args:
+        image_features: float[T, D], one row a frame, in the order of time; only directions count.
+        segment_frames: frames a segment; the last segment may have fewer.
+
+    Returns:
+        means: float64[S, D], of unit length (a segment whose frames cancel out stays zero).
+        first: int64[S], index of the first frame of each segment.
+        last: int64[S], index of its last frame.
+
+    Raises:
+        SettingError: segment_frames below 1.
+        ValueError: features that are not a finite matrix.
+    """
+    if segment_frames < 1:
+        raise SettingError(f"segment_frames must be at least 1, not {segment_frames}")
+    rows = _unit_rows(image_features, "image_features")
+    first = np.arange(0, len(rows), segment_frames, dtype=np.int64)
+    last = np.minimum(first + segment_frames, len(rows)) - 1
+    if len(rows) == 0:
+        return rows, first, last
+    segments = rows.split(segment_frames)
+    means = torch.stack([segment.mean(dim=0) for segment in segments])
+    return normalize(means, dim=-1), first, last
+
+
+def select_keyframes(
+    text_features: torch.Tensor,
+    image_features: torch.Tensor,
+    times_s: NDArray[np.float64],
+    elements: Sequence[str],
+    *,
+    segment_frames: int = 1,
+    max_elements: int = 8,
+    duration_s: float,
+) -> list[Keyframe]:
+    """The best segment for each key element.
+
+    A segment's span reaches half-way to the frames sampled before and after it, or to the film's
+    beginning and end: the spans of all segments cover the film once. Equally good segments: the
+    earliest is taken.
+
+    Args:
+        text_features: float[E, D], one row an element; only directions count.
+        image_features: float[T, D], one row a frame; only directions count.
+        times_s: float64[T], seconds, the true times of the frames, not decreasing.
+        elements: E key elements; repeated and blank ones are dropped, then the first kept.
+        segment_frames: frames whose features are averaged.
+        max_elements: how many elements to look for.
+        duration_s: length of the film in seconds.
+
+    Returns:
+        One keyframe for each element looked for, highest score first.
+
+    Raises:
+        SettingError: segment_frames or max_elements below 1, or a duration that is not positive.
+        ValueError: shapes that do not belong together, no frames, features that are not finite,
+            times that decrease or lie outside [0, duration_s].
+    """
+    if max_elements < 1:
+        raise SettingError(f"max_elements must be at least 1, not {max_elements}")
+    if not (math.isfinite(duration_s) and duration_s > 0):
+        raise SettingError(f"duration_s must be positive and finite, not {duration_s}")
+    if not elements:
+        return []
+    texts = _unit_rows(text_features, "text_features")
+    means, first, last = segment_means(image_features, segment_frames)
+    if len(texts) != len(elements):
+        raise ValueError(f"{len(elements)} elements need as many features, not {len(texts)}")
+    if texts.shape[1] != means.shape[1]:
+        raise ValueError(f"text features have {texts.shape[1]} dimensions, image features {means.shape[1]}")
+    edges = _edges(times_s, len(image_features), duration_s)
+
+    keyframes = []
+    for row, element in _distinct(elements)[:max_elements]:
+        scores = (means @ texts[row]).clamp(-1.0, 1.0).numpy()
+        best = int(np.flatnonzero(scores >= scores.max() - SCORE_TOLERANCE)[0])
+        keyframes.append(
+            Keyframe(
+                time_s=float(times_s[(first[best] + last[best]) // 2]),
+                element=element,
+                score=float(scores[best]),
+                start_s=float(edges[first[best], 0]),
+                end_s=float(edges[last[best], 1]),
+            )
+        )
+    return sorted(keyframes, key=lambda keyframe: -keyframe.score)
+
+
+def _distinct(elements: Sequence[str]) -> list[tuple[int, str]]:
+    """Positions and tidied texts of the elements that are neither blank nor repeated."""
+    seen: set[str] = set()
+    kept = []
+    for position, element in enumerate(elements):
+        text = " ".join(element.split())
+        key = text.casefold()
+        if key and key not in seen:
+            seen.add(key)
+            kept.append((position, text))
+    return kept
+
+
+def _unit_rows(features: torch.Tensor, name: str) -> torch.Tensor:
+    """float[N, D] -> float64[N, D], rows of unit length, on the CPU."""
+    if features.ndim != 2 or features.shape[1] == 0:
+        raise ValueError(f"{name} must be [N, D], not {list(features.shape)}")
+    if not torch.isfinite(features).all():
+        raise ValueError(f"{name} holds values that are not finite")
+    return normalize(features.detach().to(device="cpu", dtype=torch.float64), dim=-1)
+
+
+def _edges(times_s: NDArray[np.float64], count: int, duration_s: float) -> NDArray[np.float64]:
+    """float64[T, 2]: where the stretch of each frame starts and ends, in seconds."""
+    if count == 0:
+        raise ValueError("no frames to search")
+    if times_s.shape != (count,):
+        raise ValueError(f"{count} image features need as many times, not {times_s.shape}")
+    # Written so that a time that is not a number is refused too.
+    if not (times_s[0] >= 0 and times_s[-1] <= duration_s and (np.diff(times_s) >= 0).all()):
+        raise ValueError(f"times_s must not decrease and must lie in [0, {duration_s}]")
+    # A film with few frames gives the same frame for two wanted times: they share one stretch.
+    distinct, position = np.unique(times_s, return_inverse=True)
+    borders = np.concatenate([[0.0], (distinct[:-1] + distinct[1:]) / 2, [duration_s]])
+    return np.stack([borders[position], borders[position + 1]], axis=1)

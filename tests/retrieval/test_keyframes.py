@@ -1,0 +1,285 @@
+import ast
+import inspect
+import math
+from itertools import chain, pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from videoreasoner.errors import SettingError
+from videoreasoner.retrieval import keyframes
+from videoreasoner.retrieval.keyframes import (
+    SCORE_TOLERANCE,
+    Keyframe,
+    distinct_elements,
+    retrieval_times,
+    segment_means,
+    select_keyframes,
+)
+
+TIDY = settings(max_examples=40, deadline=None)
+
+
+@st.composite
+def films(draw):
+    """Features, times, elements, and how to search: what select_keyframes takes."""
+    frames = draw(st.integers(1, 12))
+    count = draw(st.integers(0, 12))
+    width = draw(st.integers(1, 5))
+    duration = draw(st.floats(0.1, 5000))
+    fractions = draw(st.lists(st.floats(0, 1), min_size=frames, max_size=frames))
+    seed = draw(st.integers(0, 2**32 - 1))
+    generator = torch.Generator().manual_seed(seed)
+    words = st.sampled_from(["cat", "Cat", " cat ", "red circle", "red  circle", "", " ", "é"])
+    names = st.one_of(words, st.text(max_size=4))
+    return {
+        "text_features": torch.randn(count, width, generator=generator),
+        "image_features": torch.randn(frames, width, generator=generator),
+        "times_s": np.sort(np.array(fractions)) * duration,
+        "elements": draw(st.lists(names, min_size=count, max_size=count)),
+        "segment_frames": draw(st.integers(1, 14)),
+        "max_elements": draw(st.integers(1, 9)),
+        "duration_s": duration,
+    }
+
+
+@TIDY
+@given(films())
+def test_spans_lie_in_the_film_around_their_time(film):
+    found = select_keyframes(**film)
+    assert len(found) == len(distinct_elements(film["elements"], film["max_elements"]))
+    assert len(found) <= film["max_elements"]
+    assert {k.element for k in found} == set(distinct_elements(film["elements"], film["max_elements"]))
+    for keyframe in found:
+        assert 0 <= keyframe.start_s <= keyframe.time_s <= keyframe.end_s <= film["duration_s"]
+        assert keyframe.time_s in film["times_s"]
+        assert -1 <= keyframe.score <= 1
+    scores = [keyframe.score for keyframe in found]
+    assert scores == sorted(scores, reverse=True)
+
+
+def cosine(one, other):
+    return sum(a * b for a, b in zip(one, other, strict=True)) / (
+        math.sqrt(sum(a * a for a in one)) * math.sqrt(sum(b * b for b in other))
+    )
+
+
+@TIDY
+@given(films())
+def test_the_best_segment_is_found_as_by_hand(film):
+    size = film["segment_frames"]
+    rows = [[x / math.hypot(*row) for x in row] for row in film["image_features"].tolist()]
+    groups = [list(range(i, min(i + size, len(rows)))) for i in range(0, len(rows), size)]
+    means = [
+        [sum(rows[frame][axis] for frame in group) / len(group) for axis in range(len(rows[0]))] for group in groups
+    ]
+    texts = film["text_features"].tolist()
+    by_element = {keyframe.element: keyframe for keyframe in select_keyframes(**film)}
+    tidy = [" ".join(element.split()).casefold() for element in film["elements"]]
+    for element in by_element.values():
+        row = texts[tidy.index(element.element.casefold())]
+        # Opposite frames may cancel out exactly, and then match nothing.
+        scores = [cosine(row, mean) if math.hypot(*mean) > 1e-9 else 0.0 for mean in means]
+        best = max(scores)
+        chosen = next(i for i, score in enumerate(scores) if score >= best - SCORE_TOLERANCE)
+        group = groups[chosen]
+        assert element.score == pytest.approx(scores[chosen], abs=1e-5)
+        assert element.time_s == film["times_s"][group[(len(group) - 1) // 2]]
+
+
+@TIDY
+@given(films(), st.integers(0, 2**32 - 1))
+def test_only_directions_count(film, seed):
+    random = np.random.default_rng(seed)
+    scaled = dict(film)
+    for name in ("text_features", "image_features"):
+        scales = random.uniform(0.01, 100, size=(len(film[name]), 1))
+        scaled[name] = film[name].double() * torch.from_numpy(scales)
+        film[name] = film[name].double()
+    for one, other in zip(select_keyframes(**film), select_keyframes(**scaled), strict=True):
+        assert (one.element, one.time_s, one.start_s, one.end_s) == (
+            other.element,
+            other.time_s,
+            other.start_s,
+            other.end_s,
+        )
+        assert one.score == pytest.approx(other.score, abs=1e-9)
+
+
+@TIDY
+@given(films(), st.randoms(use_true_random=False))
+def test_the_order_of_elements_does_not_matter(film, random):
+    order = list(range(len(film["elements"])))
+    film["elements"] = [f"element {i}" for i in order]
+    film["max_elements"] = 12
+    random.shuffle(order)
+    shuffled = dict(film)
+    shuffled["elements"] = [film["elements"][i] for i in order]
+    shuffled["text_features"] = film["text_features"][order]
+
+    def by_name(keyframe):
+        return keyframe.element
+
+    assert sorted(select_keyframes(**film), key=by_name) == sorted(select_keyframes(**shuffled), key=by_name)
+
+
+@TIDY
+@given(films())
+def test_segments_cover_the_film_once(film):
+    frames = len(film["image_features"])
+    times = np.unique(film["times_s"])
+    film["image_features"] = film["text_features"] = torch.eye(frames)[: len(times), : len(times)]
+    film["times_s"] = times
+    film["elements"] = [f"element {i}" for i in range(len(times))]
+    film["max_elements"] = 12
+    film["segment_frames"] = 1
+    found = sorted(select_keyframes(**film), key=lambda keyframe: keyframe.time_s)
+    assert [keyframe.time_s for keyframe in found] == times.tolist()
+    assert (found[0].start_s, found[-1].end_s) == (0, film["duration_s"])
+    for one, after in pairwise(found):
+        assert one.end_s == after.start_s == (one.time_s + after.time_s) / 2
+
+
+def test_a_worked_example():
+    found = select_keyframes(
+        torch.tensor([[0.0, 2.0], [3.0, 0.0], [9.0, 9.0]]),
+        torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 1.0]]),
+        np.array([1.0, 3.0, 5.0, 7.0, 9.0]),
+        ["digit", "red circle", "DIGIT "],
+        segment_frames=2,
+        duration_s=10.0,
+    )
+    assert found == [
+        Keyframe(time_s=5.0, element="digit", score=1.0, start_s=4.0, end_s=8.0),
+        Keyframe(time_s=1.0, element="red circle", score=1.0, start_s=0.0, end_s=4.0),
+    ]
+
+
+def test_ties_go_to_the_earliest():
+    frame = torch.randn(1, 512, generator=torch.Generator().manual_seed(0))
+    noise = 1e-7 * torch.arange(40)[:, None]
+    found = select_keyframes(
+        frame,
+        frame * (1 + noise) + noise * 0.01,
+        np.arange(40.0),
+        ["cat"],
+        duration_s=40.0,
+    )
+    assert found[0].time_s == 0.0
+
+
+def test_frames_shown_twice_share_their_stretch():
+    (found,) = select_keyframes(
+        torch.eye(2)[1:],
+        torch.eye(2)[[0, 1, 1]],
+        np.array([2.0, 6.0, 6.0]),
+        ["cat"],
+        duration_s=10.0,
+    )
+    assert (found.start_s, found.time_s, found.end_s) == (4.0, 6.0, 10.0)
+
+
+def test_no_elements_no_keyframes():
+    image = torch.eye(3)
+    times = np.arange(3.0)
+    assert select_keyframes(torch.zeros(0, 3), image, times, [], duration_s=3.0) == []
+    assert select_keyframes(torch.ones(1, 3), image, times, [" "], duration_s=3.0) == []
+
+
+@TIDY
+@given(
+    st.integers(0, 20).flatmap(lambda n: st.lists(st.integers(-3, 3), min_size=3 * n, max_size=3 * n)),
+    st.integers(1, 25),
+)
+def test_segments_are_consecutive_and_their_means_unit(values, size):
+    features = torch.tensor(values, dtype=torch.float32).reshape(-1, 3)
+    means, first, last = segment_means(features, size)
+    frames = [list(range(a, b + 1)) for a, b in zip(first, last, strict=True)]
+    assert list(chain(*frames)) == list(range(len(features)))
+    assert all(len(group) == size for group in frames[:-1])
+    assert means.shape == (math.ceil(len(features) / size), 3)
+    for mean, group in zip(means, frames, strict=True):
+        rows = torch.nn.functional.normalize(features[group].double(), dim=-1)
+        direction = rows.mean(dim=0)
+        if direction.norm() > 1e-9:
+            torch.testing.assert_close(mean, direction / direction.norm())
+
+
+@TIDY
+@given(st.floats(1e-3, 1e6), st.floats(1e-3, 100), st.integers(1, 2000))
+def test_retrieval_times_are_the_centres_of_equal_slots(duration, rate, most):
+    times = retrieval_times(duration, rate, most)
+    assert times.dtype == np.float64
+    assert 1 <= len(times) <= most
+    assert len(times) <= max(1, duration * rate)
+    assert times[0] >= 0
+    assert times[-1] < duration
+    slot = duration / len(times)
+    np.testing.assert_allclose(times, slot / 2 + slot * np.arange(len(times)))
+
+
+def test_retrieval_times_defaults():
+    assert retrieval_times(3.0).tolist() == [0.5, 1.5, 2.5]
+    assert retrieval_times(0.2).tolist() == [0.1]
+    assert len(retrieval_times(10_000.0)) == 768
+    assert len(retrieval_times(1e308, 1e308)) == 768
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(0.0,), (-1.0,), (math.nan,), (math.inf,), (5.0, 0.0), (5.0, math.nan), (5.0, 1.0, 0)],
+)
+def test_retrieval_times_refuse_nonsense(arguments):
+    with pytest.raises(SettingError):
+        retrieval_times(*arguments)
+
+
+def test_distinct_elements():
+    words = ["Red circle", " ", "red  CIRCLE", "digit", "", "Straße", "STRASSE", "last"]
+    assert distinct_elements(words) == ["Red circle", "digit", "Straße", "last"]
+    assert distinct_elements(words, 2) == ["Red circle", "digit"]
+    with pytest.raises(SettingError):
+        distinct_elements(words, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"segment_frames": 0}, SettingError),
+        ({"max_elements": 0}, SettingError),
+        ({"duration_s": 0.0}, SettingError),
+        ({"duration_s": math.nan}, SettingError),
+        ({"elements": ["cat", "dog"]}, ValueError),
+        ({"text_features": torch.ones(1, 4)}, ValueError),
+        ({"text_features": torch.ones(3)}, ValueError),
+        ({"text_features": torch.full((1, 3), math.nan)}, ValueError),
+        ({"image_features": torch.ones(2, 3)}, ValueError),
+        ({"image_features": torch.ones(0, 3), "times_s": np.zeros(0)}, ValueError),
+        ({"times_s": np.array([0.0, 2.0, 1.0])}, ValueError),
+        ({"times_s": np.array([0.0, math.nan, 1.0])}, ValueError),
+        ({"times_s": np.array([-1.0, 0.0, 1.0])}, ValueError),
+        ({"times_s": np.array([0.0, 1.0, 9.0])}, ValueError),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(change, error):
+    good = {
+        "text_features": torch.ones(1, 3),
+        "image_features": torch.eye(3),
+        "times_s": np.arange(3.0),
+        "elements": ["cat"],
+        "duration_s": 3.0,
+    }
+    assert len(select_keyframes(**good)) == 1
+    with pytest.raises(error):
+        select_keyframes(**{**good, **change})
+
+
+def test_keyframes_need_no_transformers():
+    tree = ast.parse(inspect.getsource(keyframes))
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    assert "torch" in modules
+    assert not any("transformers" in name or name.endswith("encoder") for name in modules)
