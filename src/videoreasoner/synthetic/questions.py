@@ -1,0 +1,91 @@
+"""Questions about a world, in natural English, with everything a row can carry.
+
+Two splits: `plain` asks for what is visible all through an event, `detail` for what shows only
+briefly during it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from videoreasoner.synthetic.world import COLORS, DIGITS, SHAPES, Event, World
+
+Split = Literal["plain", "detail"]
+
+_WORDINGS = {
+    "color": (
+        "What color is the {thing}?",
+        "Which color does the {thing} have most of the time?",
+        "The {thing} in this video: what color is it?",
+    ),
+    "shape": (
+        "What shape is the {thing}?",
+        "Which shape does the {thing} have?",
+        "The {thing} in this video: what shape is it?",
+    ),
+    "flash": (
+        "What color does the {thing} flash?",
+        "Which color does the {thing} briefly turn?",
+        "The {thing} changes its color for a moment: to which color?",
+    ),
+    "digit": (
+        "Which digit flashes on the {thing}?",
+        "What digit appears briefly on the {thing}?",
+        "The {thing} shows a digit for a moment: which one?",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with its truth. `answer` is the words of the right option."""
+
+    kind: str
+    text: str
+    options: tuple[str, ...]
+    answer: str
+    event: Event
+    key_elements: tuple[str, ...]
+
+    @property
+    def visible_for(self) -> tuple[float, float]:
+        """When what is asked can be seen, as shares of the film."""
+        if self.kind in ("flash", "digit"):
+            return self.event.detail_start, self.event.detail_end
+        return self.event.start, self.event.end
+
+
+def ask(rng: np.random.Generator, world: World, event: Event, split: Split, choices: int = 4) -> Question:
+    """A random question of the split about one event of the world, with shuffled options."""
+    object_name = f"{event.color} {event.shape}"
+    if split == "plain":
+        kind = str(rng.choice(["color", "shape"]))
+        thing = event.shape if kind == "color" else f"{event.color} object"
+        answer = event.color if kind == "color" else event.shape
+        pool: tuple[str, ...] = tuple(COLORS) if kind == "color" else SHAPES
+        elements: tuple[str, ...] = (object_name,)
+    else:
+        kind = "flash" if world.detail_kind == "color" else "digit"
+        thing = str(rng.choice([event.shape, f"{event.color} object", object_name]))
+        answer = event.detail
+        # The object's own colour is no sensible distractor: a flash is a change.
+        pool = tuple(c for c in COLORS if c != event.color) if world.detail_kind == "color" else DIGITS
+        mark = "black dot" if world.detail_kind == "color" else "digit"
+        elements = (object_name, f"{event.shape} with a {mark}")
+    others = rng.permutation([name for name in pool if name != answer])[: choices - 1]
+    options = tuple(str(o) for o in rng.permutation([answer, *others]))
+    text = str(rng.choice(_WORDINGS[kind])).format(thing=thing)
+    return Question(kind, text, options, answer, event, elements)
+
+
+def caption(world: World) -> str:
+    """A dense caption of the film: every event with its time, for pretraining."""
+    parts = []
+    for event in world.events:
+        what = f"{event.color} {event.shape}"
+        change = f"flashes {event.detail}" if world.detail_kind == "color" else f"shows the digit {event.detail}"
+        parts.append(f"{event.start:.2f} to {event.end:.2f}: a {what} that {change}.")
+    return " ".join(parts)

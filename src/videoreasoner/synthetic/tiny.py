@@ -1,0 +1,185 @@
+"""The recipe of the shipped checkpoints: `tiny-base`, `tiny` and `tiny-encoder`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from videoreasoner.models.checkpoint import save_checkpoint
+from videoreasoner.models.encoding import PromptEncoder
+from videoreasoner.models.event_tokens import add_event_tokens, extend_tokenizer
+from videoreasoner.prompts import Prompts
+from videoreasoner.settings import Settings
+from videoreasoner.synthetic.encoder_training import train_encoder
+from videoreasoner.synthetic.lessons import LessonKind, LessonSettings
+from videoreasoner.synthetic.pretraining import train
+from videoreasoner.synthetic.vocabulary import learn_tokenizer
+from videoreasoner.tasks import Task
+from videoreasoner.video.patches import PatchSettings
+
+_PIXELS = 32 * 32
+_HIDDEN = 128
+
+PROMPTS = Prompts(
+    system="Watch the video.",
+    instruction="",
+    options_header="",
+    # A model this small cannot learn to point at a letter, but it can say the word.
+    answer_style="words",
+    prefixes={
+        Task.EVENT: "I want to locate the key event in the video. ",
+        Task.KEY_ELEMENTS: "I want to output the key elements:",
+        Task.ANSWER: "The answer is:",
+    },
+)
+SETTINGS = Settings(
+    frame_budget=32,
+    # Trained on 32 frames whatever the length, so short films get as many.
+    sparse_rate_fps=8.0,
+    min_pixels=_PIXELS,
+    max_pixels=_PIXELS,
+    encoder="tiny-encoder",
+    retrieval_rate_fps=2.0,
+    max_new_tokens=48,
+    prompts=PROMPTS,
+)
+PATCHES = PatchSettings(
+    patch_size=8,
+    min_pixels=_PIXELS,
+    max_pixels=_PIXELS,
+    image_mean=(0.3, 0.3, 0.3),
+    image_std=(0.3, 0.3, 0.3),
+)
+
+
+def new_model(tokenizer: Qwen2Tokenizer, seed: int = 0) -> Any:
+    """A random Qwen2-VL of 1.3 M parameters. Its wide initialisation is what lets it learn colours at all."""
+    ids = tokenizer.convert_tokens_to_ids
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": 512,
+            "hidden_size": _HIDDEN,
+            "intermediate_size": 3 * _HIDDEN,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 8192,
+            "initializer_range": 0.05,
+            "bos_token_id": ids("<|endoftext|>"),
+            "eos_token_id": ids("<|im_end|>"),
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1000.0,
+                "mrope_section": [8, 4, 4],
+            },
+        },
+        vision_config={
+            "depth": 2,
+            "embed_dim": 96,
+            "hidden_size": _HIDDEN,
+            "num_heads": 4,
+            "mlp_ratio": 3,
+            "patch_size": PATCHES.patch_size,
+            "initializer_range": 0.05,
+        },
+        video_token_id=ids("<|video_pad|>"),
+        image_token_id=ids("<|image_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+    )
+    torch.manual_seed(seed)
+    model = Qwen2VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = ids("<|im_end|>")
+    model.generation_config.pad_token_id = ids("<|endoftext|>")
+    return model
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training.
+
+    Attributes:
+        lessons: what is taught.
+        steps, films_a_step, learning_rate, seed: how.
+    """
+
+    lessons: LessonKind
+    steps: int
+    films_a_step: int
+    learning_rate: float
+    seed: int
+
+
+# What things look like; then films with times; then the task formats.
+GLANCES = Stage("glances", 1000, 48, 7e-4, 2)
+CAPTIONS = Stage("captions", 700, 24, 5e-4, 0)
+TASKS = Stage("tasks", 2600, 24, 5e-4, 1)
+ENCODER_STEPS = 1500
+
+
+def make_checkpoints(
+    out: Path,
+    base_stages: Sequence[Stage] = (GLANCES, CAPTIONS),
+    task_stages: Sequence[Stage] = (TASKS,),
+    encoder_steps: int = ENCODER_STEPS,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Train the three checkpoints one after another. A killed run goes on where it was; what is finished stays.
+
+    Raises:
+        CheckpointError: training diverged.
+    """
+    if not _finished(out / "tiny-encoder"):
+        report("tiny-encoder: text and frames")
+        train_encoder(out / "tiny-encoder", steps=encoder_steps, report=report)
+    base = out / "tiny-base"
+    if not _finished(base):
+        tokenizer = learn_tokenizer(PROMPTS)
+        # Saved without the event tokens: the base model has never seen them.
+        plain = copy.deepcopy(tokenizer)
+        extend_tokenizer(tokenizer)
+        model = new_model(tokenizer)
+        _run(base_stages, model, tokenizer, out, report)
+        _save(base, model, plain, base_stages)
+    if not _finished(out / "tiny"):
+        model = Qwen2VLForConditionalGeneration.from_pretrained(base)
+        tokenizer = Qwen2Tokenizer.from_pretrained(base)
+        add_event_tokens(model, tokenizer)
+        _run(task_stages, model, tokenizer, out, report)
+        _save(out / "tiny", model, tokenizer, [*base_stages, *task_stages])
+
+
+def _run(
+    stages: Sequence[Stage], model: Any, tokenizer: Qwen2Tokenizer, out: Path, report: Callable[[str], None]
+) -> None:
+    for stage in stages:
+        report(f"{stage.lessons}: {stage.steps} steps of {stage.films_a_step} films")
+        train(
+            model,
+            PromptEncoder(tokenizer, PROMPTS),
+            LessonSettings(SETTINGS.sampling, PATCHES),
+            stage.lessons,
+            out / stage.lessons,
+            steps=stage.steps,
+            batch_size=stage.films_a_step,
+            learning_rate=stage.learning_rate,
+            seed=stage.seed,
+            report=report,
+        )
+
+
+def _save(folder: Path, model: Any, tokenizer: Qwen2Tokenizer, stages: Sequence[Stage]) -> None:
+    settings = SETTINGS.changed(training={"stages": [asdict(stage) for stage in stages]})
+    save_checkpoint(folder, model, tokenizer, settings, PATCHES)
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "model.safetensors").is_file()
