@@ -1,0 +1,45 @@
+"""`videoreasoner demo`: a film that is made here and now, asked about by the model that ships."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from videoreasoner.cli.options import ModelOption, load_reasoner
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the film and the answers.")] = Path(
+        "videoreasoner-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Another seed makes another film.")] = 7,
+    model: ModelOption = "tiny",
+) -> None:
+    """Make a film, ask about something that shows for half a second, and show the evidence."""
+    from videoreasoner.cli.text import describe
+    from videoreasoner.picture import draw_answer
+    from videoreasoner.reasoner import Query
+    from videoreasoner.synthetic.film import FilmSettings, make_films
+    from videoreasoner.video.file import VideoFile
+
+    typer.echo(f"Making a film of one minute in {out} ...")
+    [plain, detail] = make_films(out, 1, FilmSettings(seed=seed, subset="held_out"), overwrite=True)
+    film = detail.video_path(out)
+    typer.echo(f"Loading the model {model} ...\n")
+    reasoner = load_reasoner(model, "auto", None, free_event=False)
+    for row in (plain, detail):
+        query = Query(row.question, tuple(row.options or ()))
+        answers = {mode: reasoner.ask_many(film, [query], mode)[0] for mode in ("direct", "focus")}
+        truth = (row.options or [])["ABCD".index(row.answer or "A")]
+        typer.echo(f"Question      {row.question}   (true: {truth})")
+        typer.echo(f"Evenly spread {answers['direct'].text}   (mode direct, {answers['direct'].timing['total']:.2f} s)")
+        typer.echo(describe(answers["focus"]) + "\n")
+        name = str(row.id).split("-")[-2]
+        record = {mode: answer.to_dict() for mode, answer in answers.items()}
+        (out / f"answer-{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+        with VideoFile(film) as video:
+            draw_answer(answers["focus"], video).save(out / f"answer-{name}.png")
+    typer.echo(f"Film: {film}\nAnswers as JSON and as pictures: {out}/answer-*.json, {out}/answer-*.png")

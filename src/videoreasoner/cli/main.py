@@ -1,0 +1,70 @@
+"""The entry point: commands, and what becomes of errors.
+
+Exit codes: 0 done, 1 a defect of this package, 2 bad input or usage (one line on stderr, no traceback).
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from videoreasoner.cli import ask, demo, synthetic
+from videoreasoner.errors import VideoReasonerError
+
+app = typer.Typer(
+    name="videoreasoner",
+    help="Answer questions about videos: locate the event, look densely there, answer with evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("ask")(ask.ask)
+app.command("demo")(demo.demo)
+app.add_typer(synthetic.app, name="synthetic")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"videoreasoner {version('videoreasoner')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        # --debug is accepted anywhere, also behind a command.
+        code = app([a for a in arguments if a != "--debug"], standalone_mode=False)
+    except (VideoReasonerError, TyperException) as error:
+        if debug:
+            raise
+        text = error.format_message() if isinstance(error, TyperException) else str(error)
+        print("error: " + " ".join(text.split()), file=sys.stderr)
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone; there is nobody left to tell.
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

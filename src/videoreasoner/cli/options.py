@@ -1,0 +1,41 @@
+"""Options that several commands share, and loading a reasoner from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+ModelOption = Annotated[str, typer.Option("--model", help="A shipped model, a checkpoint folder or a Hugging Face id.")]
+ModeOption = Annotated[str, typer.Option("--mode", help="focus: locate, look densely, answer. direct: one pass.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="A torch device, or auto.")]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option("--encoder", help="Text-image encoder for keyframes; none switches it off."),
+]
+FrameBudgetOption = Annotated[int | None, typer.Option("--frame-budget", help="Most frames a pass looks at.")]
+SparseRateOption = Annotated[
+    float | None, typer.Option("--sparse-rate-fps", help="Most frames a second over the whole film.")
+]
+DenseShareOption = Annotated[
+    float | None, typer.Option("--dense-share", help="Share of the frames for key spans, 0 to 1.")
+]
+DenseRateOption = Annotated[float | None, typer.Option("--dense-rate-fps", help="Most frames a second in key spans.")]
+KeyframeWidthOption = Annotated[
+    float | None, typer.Option("--keyframe-width-s", help="Seconds of film around a keyframe.")
+]
+FreeEventOption = Annotated[
+    bool,
+    typer.Option("--free-event", help="Decode the event without its grammar, to measure parsing."),
+]
+
+
+def load_reasoner(model: str, device: str, encoder: str | None, free_event: bool, **settings: Any) -> Any:
+    """A reasoner, with transformers' own chatter switched off: stderr is for our messages."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    from videoreasoner.reasoner import Reasoner
+
+    return Reasoner.from_pretrained(model, device=device, encoder=encoder, constrain_event=not free_event, **settings)

@@ -1,0 +1,52 @@
+"""An answer as text for a terminal."""
+
+from __future__ import annotations
+
+from videoreasoner.evidence import Answer
+
+_WIDTH = 60
+
+
+def timeline(answer: Answer, width: int = _WIDTH) -> list[str]:
+    """Three lines over the film's length: event, keyframes, and frames seen (`:` sparse, `#` dense)."""
+
+    def cell(time_s: float) -> int:
+        return min(width - 1, max(0, int(time_s / answer.duration_s * width)))
+
+    event, keys, seen = ([" "] * width for _ in range(3))
+    if answer.event is not None:
+        for i in range(cell(answer.event.start_s), cell(answer.event.end_s) + 1):
+            event[i] = "="
+    for keyframe in answer.keyframes:
+        keys[cell(keyframe.time_s)] = "^"
+    for frame in answer.frames:
+        at = cell(frame.time_s)
+        seen[at] = "#" if frame.dense or seen[at] == "#" else ":"
+    rows = [("event", event), ("keyframes", keys), ("frames", seen)]
+    return [f"  {name:<10}|{''.join(cells)}|" for name, cells in rows if "".join(cells).strip()]
+
+
+def describe(answer: Answer) -> str:
+    """The answer and its evidence, a screenful."""
+    lines = []
+    if answer.choice is not None and answer.confidence is not None:
+        sure = f"   (probability {answer.confidence[answer.choice]:.2f})"
+        lines.append(f"Answer        {answer.choice}. {answer.text}{sure}")
+    else:
+        lines.append(f"Answer        {answer.text}")
+    if answer.event is not None:
+        lines.append(
+            f"Event         {answer.event.start_s:.1f} s to {answer.event.end_s:.1f} s of {answer.duration_s:.1f} s"
+        )
+    if answer.key_elements:
+        lines.append(f"Key elements  {', '.join(answer.key_elements)}")
+    for i, keyframe in enumerate(answer.keyframes):
+        label = "Keyframes" if i == 0 else ""
+        lines.append(f"{label:<14}{keyframe.time_s:.1f} s  {keyframe.element} (similarity {keyframe.score:.2f})")
+    dense = sum(frame.dense for frame in answer.frames)
+    lines.append(f"Frames        {len(answer.frames)}, of which {dense} densely in key spans")
+    lines += timeline(answer)
+    stages = ", ".join(f"{name} {s:.2f} s" for name, s in answer.timing.items())
+    lines.append(f"Time          {stages}")
+    lines += [f"Note          {note}" for note in answer.notes]
+    return "\n".join(lines)

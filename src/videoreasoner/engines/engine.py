@@ -1,0 +1,86 @@
+"""What the pipeline asks of an engine. Nothing here knows how a model is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from videoreasoner.settings import Settings
+from videoreasoner.tasks import Task
+from videoreasoner.video.file import VideoFile
+from videoreasoner.video.sampling import FramePlan
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What one branch wrote.
+
+    Attributes:
+        text: the completion, without task prefix and end token.
+        tokens: how many were generated, the end token included.
+        finished: whether it ended by itself, not at the length limit.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one pass over a clip gave.
+
+    Attributes:
+        completions: one for each task that was asked for.
+        option_log_probs: natural log-probability of each option's text behind the answer prefix, in order;
+            empty unless options were to be scored.
+        frame_times_s: true times of the frames that the model saw.
+        tokens_in: prompt tokens that had to be processed; those shared with an earlier pass are not counted again.
+    """
+
+    completions: dict[Task, Completion]
+    option_log_probs: tuple[float, ...]
+    frame_times_s: tuple[float, ...]
+    tokens_in: int
+
+
+class ClipSession(Protocol):
+    """One film under one model. Work on it is kept for as long as the session lives.
+
+    Attributes:
+        seconds: time spent in each stage so far.
+        frames_decoded, pairs_encoded: work done so far.
+    """
+
+    @property
+    def seconds(self) -> dict[str, float]: ...
+    @property
+    def frames_decoded(self) -> int: ...
+    @property
+    def pairs_encoded(self) -> int: ...
+
+    def complete(
+        self,
+        plan: FramePlan,
+        question: str,
+        options: Sequence[str],
+        tasks: Sequence[Task],
+    ) -> Reply:
+        """Look at the plan's frames and write one completion for each task, all branches together.
+
+        When the answer is among the tasks and there are options, each option's text is scored as well.
+
+        Raises:
+            VideoError: the film holds no usable frame.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """A loaded model."""
+
+    name: str
+    settings: Settings
+
+    def open(self, video: VideoFile) -> ClipSession: ...

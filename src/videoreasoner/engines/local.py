@@ -1,0 +1,146 @@
+"""The engine that runs a checkpoint here, on transformers, over one prompt tree a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+
+from videoreasoner.engines.engine import Completion, Reply
+from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
+from videoreasoner.models.clip_features import ClipFeatures, EncodedClip
+from videoreasoner.models.decoding import Leaf, TreeDecoder
+from videoreasoner.models.grammar import TokenTrie, event_grammar
+from videoreasoner.settings import Settings
+from videoreasoner.stopwatch import Stopwatch
+from videoreasoner.tasks import Task
+from videoreasoner.video.file import VideoFile
+from videoreasoner.video.sampling import FramePlan
+
+
+class LocalEngine:
+    """A checkpoint in this process.
+
+    Args:
+        checkpoint: what `load_checkpoint` returned.
+        settings: overrides the checkpoint's own.
+        constrain_event: decode the event branch under its grammar, so that it is always readable. Off where the
+            parse rate is what is measured.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: Settings | None = None,
+        constrain_event: bool = True,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.name = checkpoint.name
+        self.settings = settings or checkpoint.settings
+        self.constrain_event = constrain_event
+
+    @classmethod
+    def from_pretrained(cls, name: str, device: str = "auto", dtype: torch.dtype | None = None) -> LocalEngine:
+        """See `load_checkpoint`."""
+        return cls(load_checkpoint(name, device, dtype))
+
+    @cached_property
+    def event_grammar(self) -> TokenTrie:
+        return event_grammar(self.checkpoint.encoder)
+
+    def open(self, video: VideoFile) -> LocalClipSession:
+        return LocalClipSession(self, video)
+
+
+class LocalClipSession:
+    """One film: its pair features, and the prefilled trunk of the uniform pass."""
+
+    def __init__(self, engine: LocalEngine, video: VideoFile) -> None:
+        self.engine = engine
+        checkpoint = engine.checkpoint
+        device = checkpoint.model.device
+        wait = torch.cuda.synchronize if device.type == "cuda" else None
+        self._stopwatch = Stopwatch(wait)
+        self._features = ClipFeatures(
+            checkpoint.model,
+            video,
+            checkpoint.patches,
+            checkpoint.tokens_per_second,
+            self._stopwatch,
+        )
+        self._sparse: tuple[bytes, EncodedClip, TreeDecoder] | None = None
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return dict(self._stopwatch.seconds)
+
+    @property
+    def frames_decoded(self) -> int:
+        return self._features.frames_decoded
+
+    @property
+    def pairs_encoded(self) -> int:
+        return self._features.pairs_encoded
+
+    def complete(self, plan: FramePlan, question: str, options: Sequence[str], tasks: Sequence[Task]) -> Reply:
+        """See `ClipSession.complete`."""
+        encoder = self.engine.checkpoint.encoder
+        clip, decoder, tokens_in = self._trunk(plan)
+        before = decoder.tokens_cached
+        with self._stopwatch.stage("prefill"):
+            [asked] = decoder.add([(encoder.question(question, options), -1)])
+            branches = decoder.add([(encoder.prefix(task), asked) for task in tasks])
+        tokens_in += decoder.tokens_cached - before
+        log_probs: tuple[float, ...] = ()
+        with self._stopwatch.stage("generate"):
+            if options and Task.ANSWER in tasks:
+                log_probs = self._score(decoder, branches[list(tasks).index(Task.ANSWER)], options)
+            leaves = [Leaf(branch, self._grammar(task)) for branch, task in zip(branches, tasks, strict=True)]
+            written = decoder.generate(leaves, self.engine.settings.max_new_tokens)
+        decoder.forget()
+        completions = {
+            task: Completion(
+                encoder.decode(self._without_end(tokens)),
+                len(tokens),
+                tokens[-1] in decoder.end_ids,
+            )
+            for task, tokens in zip(tasks, written, strict=True)
+        }
+        return Reply(completions, log_probs, clip.frame_times_s, tokens_in)
+
+    def _trunk(self, plan: FramePlan) -> tuple[EncodedClip, TreeDecoder, int]:
+        """A prefilled trunk over the plan's frames; the one of the uniform plan is kept for the next question."""
+        key = plan.pairs_s.tobytes()
+        if self._sparse is not None and self._sparse[0] == key:
+            return self._sparse[1], self._sparse[2], 0
+        checkpoint = self.engine.checkpoint
+        clip = self._features.encode(plan)
+        with self._stopwatch.stage("prefill"):
+            decoder = TreeDecoder(
+                checkpoint.model,
+                checkpoint.encoder.trunk([clip.tokens]),
+                clip.features,
+                checkpoint.end_ids,
+                checkpoint.banned_ids,
+            )
+        if not plan.dense.any():
+            self._sparse = (key, clip, decoder)
+        return clip, decoder, decoder.tokens_cached
+
+    def _grammar(self, task: Task) -> TokenTrie | None:
+        if task is Task.EVENT and self.engine.constrain_event:
+            return self.engine.event_grammar
+        return None
+
+    def _score(self, decoder: TreeDecoder, branch: int, options: Sequence[str]) -> tuple[float, ...]:
+        encoder = self.engine.checkpoint.encoder
+        texts = encoder.prompts.option_texts(options)
+        # Words of one option may start another's, so the end of the turn belongs to them. A letter stands alone.
+        end = (encoder.end_id,) if encoder.prompts.answer_style == "words" else ()
+        sequences = [(*encoder.text(encoder.prompts.completion(Task.ANSWER, t)), *end) for t in texts]
+        return tuple(float(scores.sum()) for scores in decoder.score(sequences, branch))
+
+    def _without_end(self, tokens: Sequence[int]) -> list[int]:
+        ends = self.engine.checkpoint.end_ids
+        return [token for token in tokens if token not in ends]

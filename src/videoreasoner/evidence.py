@@ -1,0 +1,70 @@
+"""An answer with its evidence: what was located, what was looked at, how long it took."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from videoreasoner.retrieval.keyframes import Keyframe
+from videoreasoner.spans import Span
+
+
+@dataclass(frozen=True)
+class FrameUse:
+    """A frame that the final pass saw: its true time, and whether it was sampled densely in a key span."""
+
+    time_s: float
+    dense: bool
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Work done for one question; what an earlier question about the same film had done is not counted again."""
+
+    frames_decoded: int
+    pairs_encoded: int
+    frames_searched: int
+    tokens_in: int
+    tokens_out: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question.
+
+    Attributes:
+        text: the words of the chosen option, or what the model wrote when there were none.
+        choice: letter of the chosen option; None without options.
+        confidence: probability of each option letter, normalised over the options; None without options.
+        event: the key event, or None when none was located or asked for.
+        key_elements: what the model said has to be seen.
+        keyframes: where each key element was found.
+        key_spans: the merged spans that were looked at densely.
+        frames: what the final pass saw.
+        timing: seconds per stage, and `total`.
+        notes: what did not go as asked, in sentences; empty when all went well.
+        completions: what the model wrote in each branch, as it wrote it.
+    """
+
+    video: str
+    question: str
+    options: tuple[str, ...]
+    text: str
+    choice: str | None
+    confidence: dict[str, float] | None
+    event: Span | None
+    key_elements: list[str]
+    keyframes: list[Keyframe]
+    key_spans: list[Span]
+    frames: list[FrameUse]
+    timing: dict[str, float]
+    usage: Usage
+    mode: str
+    model: str
+    duration_s: float
+    notes: list[str] = field(default_factory=list)
+    completions: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return asdict(self)

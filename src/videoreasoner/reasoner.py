@@ -1,0 +1,328 @@
+"""Locate, focus, answer: the pipeline from a film and a question to an answer with its evidence.
+
+    locate   one pass over evenly spread frames; two branches say where the key event is and what has to be seen
+    focus    a text-image encoder finds the key elements' frames; event and keyframes become key spans
+    answer   one pass over frames that are dense in the key spans and sparse elsewhere
+
+(Paper, section "Multimodal Inference Pipeline"; `mode="direct"` is its baseline: one pass, evenly spread frames.)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from videoreasoner.engines.engine import ClipSession, Engine, Reply
+from videoreasoner.engines.local import LocalEngine
+from videoreasoner.errors import QuestionError, SettingError
+from videoreasoner.evidence import Answer, FrameUse, Usage
+from videoreasoner.models.checkpoint import find_folder, load_checkpoint
+from videoreasoner.retrieval.encoder import TextImageEncoder, load_encoder
+from videoreasoner.retrieval.keyframes import Keyframe, retrieval_times, select_keyframes
+from videoreasoner.settings import Settings
+from videoreasoner.spans import Span, merge
+from videoreasoner.stopwatch import Stopwatch
+from videoreasoner.tasks import LETTERS, Task, parse_event, parse_key_elements
+from videoreasoner.video.file import VideoFile
+from videoreasoner.video.sampling import PAIR, FramePlan, focus_plan, uniform_plan
+
+Mode = Literal["focus", "direct"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+MAX_QUESTION_CHARACTERS = 20_000
+# Frames handed to the text-image encoder at a time, so that an hour of film is never in memory whole.
+_SEARCH_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question about a film, with its options if it has any.
+
+    Raises:
+        QuestionError: it cannot be asked.
+    """
+
+    text: str
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise QuestionError("the question is empty")
+        if len(self.text) > MAX_QUESTION_CHARACTERS:
+            raise QuestionError(
+                f"the question has {len(self.text):,} characters; at most {MAX_QUESTION_CHARACTERS:,} are taken"
+            )
+        if not self.options:
+            return
+        if not 2 <= len(self.options) <= len(LETTERS):
+            raise QuestionError(
+                f"{len(self.options)} option(s) given; give 2 to {len(LETTERS)}, or none for an open question"
+            )
+        seen: dict[str, str] = {}
+        for option in self.options:
+            if not option.strip():
+                raise QuestionError("an option is empty")
+            if len(option) > MAX_QUESTION_CHARACTERS:
+                raise QuestionError(f"an option has {len(option):,} characters")
+            twin = seen.setdefault(option.strip().casefold(), option)
+            if twin is not option:
+                raise QuestionError(f"option {option!r} is given twice")
+
+
+class Reasoner:
+    """Answers questions about videos and shows its evidence.
+
+    Args:
+        engine: a loaded model.
+        encoder: finds the frames that show a key element; without one, focus uses the event alone.
+    """
+
+    def __init__(self, engine: Engine, encoder: TextImageEncoder | None = None) -> None:
+        self.engine = engine
+        self.encoder = encoder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str = "tiny",
+        *,
+        encoder: str | None = None,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        constrain_event: bool = True,
+        **overrides: Any,
+    ) -> Reasoner:
+        """Load a shipped model, a folder or a Hugging Face id.
+
+        Args:
+            model: "tiny" ships with the package; any Qwen2-VL or Qwen2.5-VL checkpoint goes in its place.
+            encoder: text-image encoder; by default the one that the checkpoint's settings name. "none": no encoder.
+            device, dtype: see `load_checkpoint`.
+            constrain_event: decode the event under its grammar.
+            overrides: any field of `Settings`.
+
+        Raises:
+            CheckpointError, SettingError, MissingExtraError
+        """
+        checkpoint = load_checkpoint(model, device, dtype, **overrides)
+        settings = checkpoint.settings
+        engine = LocalEngine(checkpoint, constrain_event=constrain_event)
+        wanted = encoder if encoder is not None else settings.encoder
+        loaded = None
+        if wanted and wanted != "none":
+            loaded = load_encoder(_encoder_spec(wanted), str(checkpoint.model.device))
+        return cls(engine, loaded)
+
+    @property
+    def settings(self) -> Settings:
+        return self.engine.settings
+
+    def ask(
+        self,
+        video: str | Path,
+        question: str,
+        options: Sequence[str] = (),
+        mode: str = "focus",
+    ) -> Answer:
+        """Answer one question about one film.
+
+        Raises:
+            VideoError: the film cannot be used.
+            QuestionError: the question or its options cannot be asked.
+            SettingError: the mode is unknown.
+        """
+        [answer] = self.ask_many(video, [Query(question, tuple(options))], mode)
+        return answer
+
+    def ask_many(self, video: str | Path, queries: Sequence[Query], mode: str = "focus") -> list[Answer]:
+        """Answer several questions about one film; what they have in common is done once."""
+        return list(self.iter_answers(video, queries, mode))
+
+    def iter_answers(self, video: str | Path, queries: Sequence[Query], mode: str = "focus") -> Iterator[Answer]:
+        """As `ask_many`, one answer at a time."""
+        if mode not in MODES:
+            raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+        with VideoFile(video) as film:
+            session = _Session(self, film, str(video))
+            for query in queries:
+                yield session.answer(query, mode)
+
+
+@dataclass(frozen=True)
+class _Focus:
+    """Where the final pass looks, and why."""
+
+    plan: FramePlan
+    event: Span | None = None
+    key_elements: list[str] = field(default_factory=list)
+    keyframes: list[Keyframe] = field(default_factory=list)
+    key_spans: list[Span] = field(default_factory=list)
+
+
+class _Session:
+    """One film and the questions about it."""
+
+    def __init__(self, reasoner: Reasoner, film: VideoFile, name: str) -> None:
+        self.settings = reasoner.engine.settings
+        self.model = reasoner.engine.name
+        self.encoder = reasoner.encoder
+        self.film, self.name = film, name
+        self.clip: ClipSession = reasoner.engine.open(film)
+        self.uniform: FramePlan = uniform_plan(film.duration_s, self.settings.sampling)
+        self.stopwatch = Stopwatch()
+        self._searched: tuple[np.ndarray[Any, Any], torch.Tensor] | None = None
+        self._said = 0
+
+    def answer(self, query: Query, mode: str) -> Answer:
+        started = time.perf_counter()
+        before = self._work()
+        notes: list[str] = []
+        replies: list[Reply] = []
+        focus = _Focus(plan=self.uniform)
+        if mode == "focus":
+            located = self.clip.complete(self.uniform, query.text, query.options, [Task.EVENT, Task.KEY_ELEMENTS])
+            replies.append(located)
+            focus = self._focus(located, notes)
+        final = self.clip.complete(focus.plan, query.text, query.options, [Task.ANSWER])
+        replies.append(final)
+        notes += self.film.problems[self._said :]
+        self._said = len(self.film.problems)
+
+        confidence = _normalised(final.option_log_probs) if query.options else None
+        choice = max(confidence, key=confidence.__getitem__) if confidence else None
+        written = {t: c for reply in replies for t, c in reply.completions.items()}
+        text = query.options[LETTERS.index(choice)] if choice is not None else written[Task.ANSWER].text
+        spent = self._work() - before
+        timing = {k: v for k, v in spent.seconds.items() if v > 0}
+        return Answer(
+            video=self.name,
+            question=query.text,
+            options=query.options,
+            text=text,
+            choice=choice,
+            confidence=confidence,
+            event=focus.event,
+            key_elements=focus.key_elements,
+            keyframes=focus.keyframes,
+            key_spans=focus.key_spans,
+            frames=[
+                FrameUse(t, bool(dense))
+                for t, dense in zip(final.frame_times_s, np.repeat(focus.plan.dense, PAIR), strict=True)
+            ],
+            timing={**timing, "total": time.perf_counter() - started},
+            usage=Usage(
+                frames_decoded=spent.frames_decoded,
+                pairs_encoded=spent.pairs_encoded,
+                frames_searched=spent.frames_searched,
+                tokens_in=sum(reply.tokens_in for reply in replies),
+                tokens_out=sum(c.tokens for c in written.values()),
+            ),
+            mode=mode,
+            model=self.model,
+            duration_s=self.film.duration_s,
+            notes=notes,
+            completions={str(task): completion.text for task, completion in written.items()},
+        )
+
+    def _focus(self, located: Reply, notes: list[str]) -> _Focus:
+        """Turn what the locate pass wrote into a frame plan, and say what of it was unusable."""
+        settings, duration_s = self.settings, self.film.duration_s
+        event = parse_event(located.completions[Task.EVENT].text, duration_s)
+        if event is None:
+            notes.append("the event branch wrote no readable interval")
+        elements = parse_key_elements(located.completions[Task.KEY_ELEMENTS].text)
+        if not elements:
+            notes.append("the key-element branch named nothing")
+        keyframes = self._keyframes(elements)
+        around = [Span.around(k.time_s, settings.keyframe_width_s) for k in keyframes]
+        wanted = [event, *around] if event else around
+        spans = merge(c for s in wanted if (c := s.clipped(duration_s)) is not None)
+        plan = focus_plan(duration_s, spans, settings.sampling, [keyframe.time_s for keyframe in keyframes])
+        if not plan.dense.any():
+            notes.append("nothing usable was located, so the frames stay evenly spread")
+            spans = []
+        return _Focus(plan, event, elements, keyframes, spans)
+
+    def _keyframes(self, elements: list[str]) -> list[Keyframe]:
+        settings = self.settings
+        if self.encoder is None or not elements or settings.max_key_elements == 0:
+            return []
+        with self.stopwatch.stage("retrieve"):
+            times, images = self._search(self.encoder)
+            looked_for = elements[: settings.max_key_elements]
+            return select_keyframes(
+                self.encoder.encode_texts(looked_for),
+                images,
+                times,
+                looked_for,
+                segment_frames=settings.retrieval_segment_frames,
+                max_elements=settings.max_key_elements,
+                duration_s=self.film.duration_s,
+            )
+
+    def _search(self, encoder: TextImageEncoder) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
+        """Times and features of the frames that are searched; once a film."""
+        if self._searched is None:
+            wanted = retrieval_times(
+                self.film.duration_s,
+                self.settings.retrieval_rate_fps,
+                self.settings.retrieval_max_frames,
+            )
+            times: list[float] = []
+            features: list[torch.Tensor] = []
+            batch: list[Any] = []
+            for time_s, image in self.film.iter_frames_at(wanted):
+                times.append(time_s)
+                batch.append(image)
+                if len(batch) == _SEARCH_AT_ONCE:
+                    features.append(encoder.encode_images(np.stack(batch)))
+                    batch.clear()
+            if batch:
+                features.append(encoder.encode_images(np.stack(batch)))
+            self._searched = np.asarray(times), torch.cat(features)
+        return self._searched
+
+    def _work(self) -> _Work:
+        return _Work(
+            self.clip.frames_decoded,
+            self.clip.pairs_encoded,
+            0 if self._searched is None else len(self._searched[0]),
+            {**self.clip.seconds, **self.stopwatch.seconds},
+        )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Counters at one moment; the difference of two is what happened in between."""
+
+    frames_decoded: int
+    pairs_encoded: int
+    frames_searched: int
+    seconds: dict[str, float]
+
+    def __sub__(self, earlier: _Work) -> _Work:
+        return _Work(
+            self.frames_decoded - earlier.frames_decoded,
+            self.pairs_encoded - earlier.pairs_encoded,
+            self.frames_searched - earlier.frames_searched,
+            {k: v - earlier.seconds.get(k, 0.0) for k, v in self.seconds.items()},
+        )
+
+
+def _normalised(log_probs: Sequence[float]) -> dict[str, float]:
+    """Softmax over the options, by letter."""
+    top = max(log_probs)
+    weights = [math.exp(value - top) for value in log_probs]
+    return {LETTERS[i]: weight / sum(weights) for i, weight in enumerate(weights)}
+
+
+def _encoder_spec(name: str) -> str:
+    """A shipped encoder is named as a shipped model is."""
+    return name if name.startswith("open_clip:") else str(find_folder(name))
