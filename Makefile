@@ -10,7 +10,7 @@ help:
 	@echo "make test       lint, types and the test suite (about five minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make lint       ruff and mypy alone"
-	@echo "make bench      figures of docs/tiny-model.md and docs/benchmarks.md, measured again"
+	@echo "make bench      the figures of docs/tiny-model.md, measured again (about 15 minutes)"
 	@echo "make tiny       train the shipped checkpoints from nothing (about two hours on two cores)"
 
 $(READY): pyproject.toml constraints.txt
@@ -40,7 +40,6 @@ test-slow: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/tiny_model.py --out out/tiny-model
-	$(BIN)/python bench/tree.py
 
 tiny: $(READY)
 	$(BIN)/videoreasoner synthetic train-tiny out/tiny

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from videoreasoner.errors import RowError, SettingError, VideoReasonerError
+from videoreasoner.files import replacing
 from videoreasoner.reasoner import Query, Reasoner
-from videoreasoner.rows import Row, read_rows_lenient, replacing
+from videoreasoner.rows import Row, read_rows_lenient
 
 
 @dataclass(frozen=True)

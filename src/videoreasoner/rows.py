@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -23,6 +22,7 @@ from pydantic import (
 )
 
 from videoreasoner.errors import RowError
+from videoreasoner.files import replacing
 from videoreasoner.spans import Span
 from videoreasoner.tasks import LETTERS, Task
 
@@ -192,23 +192,6 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
             f"{os.fsdecode(path)}: cannot be written ({error.strerror or error}); "
             "give a file name in a folder that exists, is writable and has room"
         ) from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when the block ends well.
-
-    After any exception there is no temporary file, and `path` is as it was before.
-
-    Raises:
-        OSError: the finished file cannot be moved into place.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _or_raise(row: Row | RowError) -> Row:

@@ -17,7 +17,8 @@ import numpy as np
 from av.error import FFmpegError
 
 from videoreasoner.errors import SettingError, VideoError
-from videoreasoner.rows import Row, replacing, write_rows
+from videoreasoner.files import replacing
+from videoreasoner.rows import Row, write_rows
 from videoreasoner.synthetic.questions import Question, Split, ask
 from videoreasoner.synthetic.world import (
     DetailKind,

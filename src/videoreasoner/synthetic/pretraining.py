@@ -24,6 +24,7 @@ from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.synthetic.lessons import LessonBatch, LessonKind, LessonSettings, lesson_batch
 
 RESUME_FILE = "resume.pt"
+SAVE_EVERY = 200
 
 
 class Lessons(Dataset[LessonBatch]):
@@ -72,7 +73,7 @@ def train(
     workers: int = 1,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Train in place; every 200 steps a line of figures and a resume point in `out`.
+    """Train in place; every `SAVE_EVERY` steps a line of figures and a resume point in `out`.
 
     The loss is the negative log-likelihood of a whole target, averaged over targets: a two-decimal interval carries
     more bits than a colour and weighs accordingly.
@@ -103,7 +104,7 @@ def train(
         optimizer.step()
         schedule.step()
         _count_right(right, batch, logits)
-        if step % 200 == 0 or step == steps:
+        if step % SAVE_EVERY == 0 or step == steps:
             rate = (time.monotonic() - started) / (step - first)
             shares = {kind: f"{sum(v) / len(v):.3f}" for kind, v in sorted(right.items())}
             report(
