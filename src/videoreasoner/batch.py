@@ -15,8 +15,10 @@ from typing import Any
 
 from videoreasoner.errors import RowError, SettingError, VideoReasonerError
 from videoreasoner.files import replacing
-from videoreasoner.reasoner import Query, Reasoner
+from videoreasoner.reasoner import MODES, Query, Reasoner
 from videoreasoner.rows import Row, read_rows_lenient
+
+_RECORD_START = b'{"id": '
 
 
 @dataclass(frozen=True)
@@ -41,21 +43,28 @@ def answer_rows(
 
     Questions about one video that follow each other share its work. An answer record is `Answer.to_dict()` plus the
     row's `id` and, under `row`, the row itself; an error record has `id` and `error`. Rows that failed are asked
-    again by the next run.
+    again by the next run. Records come in the order of the rows that a run asks.
 
     Raises:
         RowError: the file of rows cannot be read at all, or two rows have the same id.
-        SettingError: the answer file holds something else, or answers that were given in another way.
+        SettingError: the mode is unknown, or the answer file cannot be written, or it holds something else, or
+            answers that were given in another way.
     """
+    if mode not in MODES:
+        raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
     rows = _load(rows_path)
     asked_as = {"mode": mode, "model": reasoner.engine.name}
-    done = _keep_answers(out_path, asked_as)
+    try:
+        done = _keep_answers(out_path, asked_as)
+        out_path.open("ab").close()
+    except OSError as error:
+        raise SettingError(f"{out_path}: cannot be written ({error.strerror or error}); give --out a file") from error
     waiting = [row for row in rows if isinstance(row, RowError) or row.id not in done]
     resumed, failed, count = len(rows) - len(waiting), 0, 0
     progress(resumed, len(rows))
-    with out_path.open("a", encoding="utf-8") as out:
+    with out_path.open("ab") as out:
         for record in _records(reasoner, waiting, mode, video_root):
-            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+            out.write(_line(record))
             out.flush()
             failed += "error" in record
             count += 1
@@ -74,21 +83,35 @@ def _records(
         if name is None:
             yield from ({"id": None, "error": str(row)} for row in members)
             continue
-        answerable: list[tuple[Row, Query]] = []
-        for row in members:
+        queries = [_query(row) for row in members if isinstance(row, Row)]
+        answers = reasoner.iter_answers(name, [query for query in queries if isinstance(query, Query)], mode)
+        failure: VideoReasonerError | None = None
+        for row, query in zip(members, queries, strict=True):
             assert isinstance(row, Row)
-            try:
-                answerable.append((row, Query(row.question, tuple(row.options or ()))))
-            except VideoReasonerError as error:
-                yield {"id": row.id, "error": str(error)}
-        answered = 0
-        try:
-            queries = [query for _, query in answerable]
-            for (row, _), answer in zip(answerable, reasoner.iter_answers(name, queries, mode), strict=True):
-                yield {"id": row.id, **answer.to_dict(), "row": json.loads(row.to_json_line())}
-                answered += 1
-        except VideoReasonerError as error:
-            yield from ({"id": row.id, "error": str(error)} for row, _ in answerable[answered:])
+            error = query if isinstance(query, VideoReasonerError) else failure
+            if error is None:
+                try:
+                    answer = next(answers)
+                    yield {"id": row.id, **answer.to_dict(), "row": json.loads(row.to_json_line())}
+                    continue
+                except VideoReasonerError as caught:
+                    error = failure = caught
+            yield {"id": row.id, "error": str(error)}
+
+
+def _query(row: Row) -> Query | VideoReasonerError:
+    try:
+        return Query(row.question, tuple(row.options or ()))
+    except VideoReasonerError as error:
+        return error
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        # Half a surrogate pair has no UTF-8; JSON can only escape it.
+        return json.dumps(record).encode() + b"\n"
 
 
 def _load(path: Path) -> list[Row | RowError]:
@@ -107,26 +130,38 @@ def _keep_answers(path: Path, asked_as: dict[str, str]) -> set[str]:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         return set()
-    kept: list[str] = []
+    kept: list[bytes] = []
     ids: set[str] = set()
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # As bytes: a kill may have cut a character in two, and texts may hold what `splitlines` takes for a line end.
+    *lines, rest = path.read_bytes().split(b"\n")
+    if rest and not _is_cut(rest):
+        lines.append(rest)
     for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):
-            continue
         try:
             record = json.loads(line)
-            answered_as = {key: record[key] for key in asked_as if "error" not in record}
-            if "error" in record:
+            if record.keys() == {"id", "error"}:
                 continue
+            answered_as = {key: record[key] for key in asked_as}
             ids.add(record["id"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise SettingError(f"{path}, line {number}: not an answer record; give --out another name") from error
         if answered_as != asked_as:
             raise SettingError(
                 f"{path}: holds answers given with {answered_as}, not {asked_as}; give --out another name"
             )
         kept.append(line)
-    if len(kept) != len(lines):
+    if rest or len(kept) != len(lines):
         with replacing(path) as partial:
-            partial.write_text("".join(kept), encoding="utf-8")
+            partial.write_bytes(b"".join(line + b"\n" for line in kept))
     return ids
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether it is the beginning of a record, and not all of it. Anything else is not ours to drop."""
+    if not (line.startswith(_RECORD_START) or _RECORD_START.startswith(line)):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False

@@ -20,15 +20,23 @@ _EVENT, _KEYFRAME, _DENSE = (249, 199, 79), (214, 64, 69), (44, 110, 203)
 
 @dataclass
 class _Page:
-    """A sheet that is filled from top to bottom."""
+    """A sheet that is filled from top to bottom and grows as it is."""
 
     image: Image.Image
     draw: ImageDraw.ImageDraw
     y: int = _MARGIN
 
+    def reserve(self, height: int) -> None:
+        """Make sure that there is paper for so many more pixels."""
+        if self.y + height + _MARGIN > self.image.height:
+            longer = Image.new("RGB", (_WIDTH, 2 * (self.y + height + _MARGIN)), _PAPER)
+            longer.paste(self.image)
+            self.image, self.draw = longer, ImageDraw.Draw(longer)
+
     def text(self, text: str, size: int = 17, color: tuple[int, int, int] = _INK) -> None:
         font = ImageFont.load_default(size)
         for line in wrap(text, width=int((_WIDTH - 2 * _MARGIN) / (size * 0.52))) or [""]:
+            self.reserve(2 * size)
             self.draw.text((_MARGIN, self.y), line, fill=color, font=font)
             self.y += int(size * 1.5)
 
@@ -40,9 +48,8 @@ def draw_answer(answer: Answer, video: VideoFile) -> Image.Image:
     Raises:
         VideoError: the film can no longer be decoded.
     """
-    # Tall enough for anything; cut to what was used.
-    image = Image.new("RGB", (_WIDTH, 2400), _PAPER)
-    page = _Page(image, ImageDraw.Draw(image))
+    blank = Image.new("RGB", (_WIDTH, 1200), _PAPER)
+    page = _Page(blank, ImageDraw.Draw(blank))
     page.text(answer.question[:400], 26)
     sure = "" if answer.confidence is None or answer.choice is None else f"  ({answer.confidence[answer.choice]:.0%})"
     page.text(f"{answer.text[:400]}{sure}", 30, _DENSE)
@@ -53,16 +60,18 @@ def draw_answer(answer: Answer, video: VideoFile) -> Image.Image:
     page.text(f"{answer.model}, {answer.mode}:   {stages}", 14, _FAINT)
     for note in answer.notes:
         page.text(note, 14, _FAINT)
-    return image.crop((0, 0, _WIDTH, min(page.y + _MARGIN // 2, image.height)))
+    return page.image.crop((0, 0, _WIDTH, page.y + _MARGIN // 2))
 
 
 def _draw_options(page: _Page, answer: Answer) -> None:
     if answer.confidence is None:
         return
     font = ImageFont.load_default(17)
+    page.reserve(_LINE * len(answer.options))
     page.y += 6
     for (letter, share), option in zip(answer.confidence.items(), answer.options, strict=True):
-        page.draw.text((_MARGIN, page.y), f"{letter}. {option[:24]}", fill=_INK, font=font)
+        words = " ".join(option.split())[:24]
+        page.draw.text((_MARGIN, page.y), f"{letter}. {words}", fill=_INK, font=font)
         left = _MARGIN + 260
         length = int(share * 400)
         color = _DENSE if letter == answer.choice else _FAINT
@@ -80,6 +89,7 @@ def _draw_timeline(page: _Page, answer: Answer) -> None:
     def x(time_s: float) -> int:
         return _MARGIN + int(min(max(time_s / answer.duration_s, 0), 1) * span)
 
+    page.reserve(120)
     top, bottom = page.y + 24, page.y + 56
     page.draw.rectangle((_MARGIN, top, _MARGIN + span, bottom), fill=(240, 242, 245))
     if answer.event is not None:
@@ -99,7 +109,7 @@ def _draw_timeline(page: _Page, answer: Answer) -> None:
     page.y = bottom + 44
     found = [f"{k.element} at {k.time_s:.1f} s" for k in answer.keyframes]
     if found:
-        page.text("Keyframes: " + ";  ".join(found[:8]), 16, _KEYFRAME)
+        page.text(("Keyframes: " + ";  ".join(found[:8]))[:800], 16, _KEYFRAME)
     page.y += 6
 
 
@@ -123,6 +133,7 @@ def _draw_frames(page: _Page, answer: Answer, video: VideoFile) -> None:
         if column == 0 and i:
             page.y += row_height
             row_height = 0
+        page.reserve(size + _LINE)
         left = _MARGIN + column * (size + 8)
         page.image.paste(picture, (left, page.y))
         color = _DENSE if list(frames.values())[i] else _FAINT

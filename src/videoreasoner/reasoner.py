@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import torch
 
 from videoreasoner.engines.engine import ClipSession, Engine, Reply
 from videoreasoner.engines.local import LocalEngine
-from videoreasoner.errors import QuestionError, SettingError
+from videoreasoner.errors import QuestionError, SettingError, VideoError
 from videoreasoner.evidence import Answer, FrameUse, Usage
 from videoreasoner.models.checkpoint import find_folder, load_checkpoint
 from videoreasoner.retrieval.encoder import TextImageEncoder, load_encoder
@@ -37,8 +38,8 @@ Mode = Literal["focus", "direct"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 MAX_QUESTION_CHARACTERS = 20_000
-# Frames handed to the text-image encoder at a time, so that an hour of film is never in memory whole.
-_SEARCH_AT_ONCE = 64
+# Of pixels handed to the text-image encoder at a time: an hour of film is never in memory whole, nor many 4K frames.
+_SEARCH_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,16 @@ class Query:
             raise QuestionError(
                 f"{len(self.options)} option(s) given; give 2 to {len(LETTERS)}, or none for an open question"
             )
-        seen: dict[str, str] = {}
+        seen: set[str] = set()
         for option in self.options:
             if not option.strip():
                 raise QuestionError("an option is empty")
             if len(option) > MAX_QUESTION_CHARACTERS:
                 raise QuestionError(f"an option has {len(option):,} characters")
-            twin = seen.setdefault(option.strip().casefold(), option)
-            if twin is not option:
+            plain = option.strip().casefold()
+            if plain in seen:
                 raise QuestionError(f"option {option!r} is given twice")
+            seen.add(plain)
 
 
 class Reasoner:
@@ -116,7 +118,7 @@ class Reasoner:
         engine = LocalEngine(checkpoint, constrain_event=constrain_event)
         wanted = encoder if encoder is not None else settings.encoder
         loaded = None
-        if wanted and wanted != "none":
+        if wanted is not None and wanted != "none":
             loaded = load_encoder(_encoder_spec(wanted), str(checkpoint.model.device))
         return cls(engine, loaded)
 
@@ -149,10 +151,18 @@ class Reasoner:
         """As `ask_many`, one answer at a time."""
         if mode not in MODES:
             raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+        name = os.fspath(video)
         with VideoFile(video) as film:
-            session = _Session(self, film, str(video))
+            session = _Session(self, film, name)
             for query in queries:
-                yield session.answer(query, mode)
+                try:
+                    answer = session.answer(query, mode)
+                except VideoError as error:
+                    # What looks at pixels does not know which file they came from.
+                    if name in str(error):
+                        raise
+                    raise VideoError(f"{name}: {error}") from error
+                yield answer
 
 
 @dataclass(frozen=True)
@@ -178,7 +188,6 @@ class _Session:
         self.uniform: FramePlan = uniform_plan(film.duration_s, self.settings.sampling)
         self.stopwatch = Stopwatch()
         self._searched: tuple[np.ndarray[Any, Any], torch.Tensor] | None = None
-        self._said = 0
 
     def answer(self, query: Query, mode: str) -> Answer:
         started = time.perf_counter()
@@ -192,8 +201,8 @@ class _Session:
             focus = self._focus(located, notes)
         final = self.clip.complete(focus.plan, query.text, query.options, [Task.ANSWER])
         replies.append(final)
-        notes += self.film.problems[self._said :]
-        self._said = len(self.film.problems)
+        # Each answer says it, also the second one about a damaged film: an answer is read on its own.
+        notes += self.film.problems
 
         confidence = _normalised(final.option_log_probs) if query.options else None
         choice = max(confidence, key=confidence.__getitem__) if confidence else None
@@ -281,7 +290,7 @@ class _Session:
             for time_s, image in self.film.iter_frames_at(wanted):
                 times.append(time_s)
                 batch.append(image)
-                if len(batch) == _SEARCH_AT_ONCE:
+                if len(batch) * image.nbytes >= _SEARCH_BYTES:
                     features.append(encoder.encode_images(np.stack(batch)))
                     batch.clear()
             if batch:

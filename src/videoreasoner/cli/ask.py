@@ -21,7 +21,7 @@ from videoreasoner.cli.options import (
     SparseRateOption,
     load_reasoner,
 )
-from videoreasoner.errors import QuestionError, SettingError
+from videoreasoner.errors import QuestionError, RowError, SettingError
 
 
 def ask(
@@ -53,10 +53,12 @@ def ask(
     """
     if batch is None and (video is None or question is None):
         raise QuestionError("give a VIDEO and a QUESTION, or --batch ROWS --out ANSWERS")
-    if batch is not None and (out is None or video is not None or option):
-        raise SettingError("--batch takes --out, and neither VIDEO, QUESTION nor --option")
+    if batch is not None and (out is None or video is not None or option or as_json):
+        raise SettingError("--batch takes --out, and neither VIDEO, QUESTION, --option nor --json")
+    if batch is None and (out is not None or video_root is not None):
+        raise SettingError("--out and --video-root go with --batch")
     # Checked before a model is loaded: a typing mistake should not cost a minute.
-    _check_before_loading(mode, video, question, option)
+    _check_before_loading(mode, video, question, option, batch)
     reasoner = load_reasoner(
         model,
         device,
@@ -80,15 +82,23 @@ def ask(
     typer.echo(describe(answer))
 
 
-def _check_before_loading(mode: str, video: str | None, question: str | None, option: list[str] | None) -> None:
-    from videoreasoner.reasoner import MODES, Query
+def _check_before_loading(
+    mode: str, video: str | None, question: str | None, option: list[str] | None, batch: Path | None
+) -> None:
+    from videoreasoner.rows import read_rows_lenient
     from videoreasoner.video.file import VideoFile
+
+    if video is not None:
+        VideoFile(video).close()
+    if batch is not None:
+        read_rows_lenient(batch)
+    # Torch and transformers come with it, which takes seconds.
+    from videoreasoner.reasoner import MODES, Query
 
     if mode not in MODES:
         raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
-    if question is not None and video is not None:
+    if question is not None:
         Query(question, tuple(option or ()))
-        VideoFile(video).close()
 
 
 def _answer_batch(reasoner, rows, out, mode, video_root) -> None:  # type: ignore[no-untyped-def]
@@ -104,7 +114,8 @@ def _answer_batch(reasoner, rows, out, mode, video_root) -> None:  # type: ignor
     from videoreasoner.batch import answer_rows
 
     columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("answering", total=None)
         result = answer_rows(
             reasoner,
@@ -116,4 +127,7 @@ def _answer_batch(reasoner, rows, out, mode, video_root) -> None:  # type: ignor
         )
     typer.echo(f"{out}: {result.answered} answered, {result.resumed} were there already, {result.failed} failed")
     if result.failed:
-        raise typer.Exit(2)
+        raise RowError(
+            f"{out}: {result.failed} row(s) could not be answered; their records say why, "
+            "and the next run asks them again"
+        )

@@ -25,9 +25,11 @@ def demo(
     from videoreasoner.synthetic.film import FilmSettings, make_films
     from videoreasoner.video.file import VideoFile
 
-    typer.echo(f"Making a film of one minute in {out} ...")
-    [plain, detail] = make_films(out, 1, FilmSettings(seed=seed, subset="held_out"), overwrite=True)
-    film = detail.video_path(out)
+    # A folder for each seed, so that nothing that is in the folder already has to make room.
+    folder = out / f"seed-{seed}"
+    typer.echo(f"Making a film of one minute in {folder} ...")
+    [plain, detail] = make_films(folder, 1, FilmSettings(seed=seed, subset="held_out"))
+    film = detail.video_path(folder)
     typer.echo(f"Loading the model {model} ...\n")
     reasoner = load_reasoner(model, "auto", None, free_event=False)
     for row in (plain, detail):
@@ -39,7 +41,7 @@ def demo(
         typer.echo(describe(answers["focus"]) + "\n")
         name = str(row.id).split("-")[-2]
         record = {mode: answer.to_dict() for mode, answer in answers.items()}
-        (out / f"answer-{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+        (folder / f"answer-{name}.json").write_text(json.dumps(record, indent=2) + "\n")
         with VideoFile(film) as video:
-            draw_answer(answers["focus"], video).save(out / f"answer-{name}.png")
-    typer.echo(f"Film: {film}\nAnswers as JSON and as pictures: {out}/answer-*.json, {out}/answer-*.png")
+            draw_answer(answers["focus"], video).save(folder / f"answer-{name}.png")
+    typer.echo(f"Film: {film}\nAnswers as JSON and as pictures: {folder}/answer-*.json, {folder}/answer-*.png")

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a defect of this package, 2 bad input or usage (one line o
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -18,7 +19,6 @@ from videoreasoner.errors import VideoReasonerError
 app = typer.Typer(
     name="videoreasoner",
     help="Answer questions about videos: locate the event, look densely there, answer with evidence.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -48,9 +48,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    # A file name may hold bytes that are no text; showing it must not fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # --debug is accepted anywhere, also behind a command.
-        code = app([a for a in arguments if a != "--debug"], standalone_mode=False)
+        plain = [a for a in arguments if a != "--debug"] or ["--help"]
+        code = app(plain, prog_name="videoreasoner", standalone_mode=False)
     except (VideoReasonerError, TyperException) as error:
         if debug:
             raise
@@ -60,9 +64,6 @@ def main(arguments: list[str] | None = None) -> None:
     except (typer.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output has gone; there is nobody left to tell.
-        sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help=__doc__, rich_markup_mode=None)
+app = typer.Typer(help=__doc__, rich_markup_mode=None)
 
 
 @app.command()
@@ -40,7 +40,8 @@ def make(
 
     world = WorldSettings(events, event_share, gap_share, detail, detail_share, distractors)  # type: ignore[arg-type]
     settings = FilmSettings(duration, fps, size, seed, subset, world)  # type: ignore[arg-type]
-    with Progress(console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("making films", total=films)
         rows = make_films(
             out_dir,

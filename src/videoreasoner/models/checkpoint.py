@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from videoreasoner.errors import CheckpointError
+from videoreasoner.errors import CheckpointError, SettingError
 from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.models.event_tokens import add_event_tokens
 from videoreasoner.settings import Settings
@@ -21,6 +22,19 @@ FAMILIES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
 }
 _WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+# transformers reports a bad folder by any of these; none of them is a defect of ours.
+_LOADING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +81,8 @@ def find_folder(name: str | Path) -> Path:
         CheckpointError: there is no such thing, or the hub cannot be reached.
     """
     text = str(name)
+    if not text.strip():
+        raise CheckpointError("the name of a model or encoder is empty; give a name, a folder or a Hugging Face id")
     if (SHIPPED / text / "config.json").is_file():
         return SHIPPED / text
     path = Path(text).expanduser()
@@ -113,12 +129,42 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if family not in FAMILIES:
         raise CheckpointError(f"{folder}: model type {family!r} is not supported; use one of {', '.join(FAMILIES)}")
-    if not any(folder.glob("*.safetensors")):
+    # transformers would fill a gap with the defaults of a model of 8 B parameters.
+    if not isinstance(config.get("vision_config"), dict) or not (
+        isinstance(config.get("text_config"), dict) or "hidden_size" in config
+    ):
+        raise CheckpointError(f"{path}: not a model configuration (it does not describe both vision and text model)")
+    if not any(folder.glob("*.safetensors")) or _pickled_shards(folder):
         raise CheckpointError(
             f"{folder}: no .safetensors weights; pickled weights are refused, because loading them runs code. "
             "Convert them with save_pretrained(..., safe_serialization=True) where you trust them"
         )
     return config
+
+
+def _pickled_shards(folder: Path) -> set[str]:
+    """Files that the index of the weights names and that are no safetensors: transformers would open them."""
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return set()
+    try:
+        names = json.loads(path.read_text())["weight_map"].values()
+        return {name for name in names if not name.endswith(".safetensors")}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not an index of weights ({type(error).__name__}: {error})") from error
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    # A torch without CUDA says so by an AssertionError.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingError(f"device {name!r} cannot be used ({_first_line(error)}); try 'cpu'") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
 
 
 def load_checkpoint(
@@ -137,7 +183,7 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: it cannot be loaded; the message says why.
-        SettingError: an override makes no sense.
+        SettingError: an override makes no sense, or there is no such device.
     """
     import transformers
 
@@ -146,23 +192,36 @@ def load_checkpoint(
     settings = Settings.load(folder).changed(**overrides)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    _check_device(device)
     if dtype is None:
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
     family = getattr(transformers, FAMILIES[config["model_type"]])
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        model = family.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise CheckpointError(f"{folder}: cannot be loaded ({type(error).__name__}: {first_line})") from error
+        # Code of the folder's own is refused here, and not asked about on the terminal.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model, report = family.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True
+        )
+    except _LOADING_ERRORS as error:
+        raise CheckpointError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+    # transformers would go on with random numbers in their place.
+    if report["missing_keys"]:
+        raise CheckpointError(
+            f"{folder}: {len(report['missing_keys'])} weights are missing, such as {min(report['missing_keys'])}; "
+            "copy all .safetensors files of the model"
+        )
     add_event_tokens(model, tokenizer)
+    try:
+        encoder = PromptEncoder(tokenizer, settings.prompts)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
     model.to(device).eval()
     vision = model.config.vision_config
     patches = PatchSettings.from_folder(folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     return Checkpoint(
         str(name),
         model,
-        PromptEncoder(tokenizer, settings.prompts),
+        encoder,
         settings,
         patches,
         float(vision.tokens_per_second) if config["model_type"] == "qwen2_5_vl" else None,

@@ -150,8 +150,11 @@ class TreeDecoder:
     def _crop(self, nodes: int, cached: int) -> None:
         del self.tree.tokens[nodes:], self.tree.parents[nodes:]
         self._after = {n: logits for n, logits in self._after.items() if n < nodes}
+        surplus = self.tokens_cached - cached
         self._owner = self._owner[:cached]
-        self.cache.crop(cached)
+        # By the number to remove, since transformers gives up the other way; and a 0 means "all" to some versions.
+        if surplus:
+            self.cache.crop(-surplus)
 
     def _restrict(self, logits: Tensor, leaves: Sequence[Leaf], written: Sequence[Sequence[int]]) -> Tensor:
         logits = logits.clone()

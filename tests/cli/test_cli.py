@@ -1,0 +1,422 @@
+"""The command line: what each flag changes, and that bad input is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.fake_engine import SETTINGS, FakeEncoder, FakeEngine
+from tests.video.films import Recipe, overwrite_packets
+from videoreasoner.cli.main import main
+from videoreasoner.errors import QuestionError, VideoError
+from videoreasoner.reasoner import Reasoner
+from videoreasoner.rows import read_rows
+from videoreasoner.synthetic.film import FilmSettings, film_world, write_film
+from videoreasoner.tasks import Task
+from videoreasoner.video.file import VideoFile
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str | Path) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return Result(caught.value.code, captured.out, captured.err)
+
+    return call
+
+
+def _in_a_process(*arguments: str | Path) -> Result:
+    done = subprocess.run(
+        [sys.executable, "-m", "videoreasoner.cli.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("films") / "film.mp4"
+    made = FilmSettings(duration_s=12.0, size=32, fps=20)
+    write_film(path, film_world(made, 0), made)
+    return path
+
+
+@dataclass
+class Loading:
+    """Stands in for `Reasoner.from_pretrained`."""
+
+    models: list[str] = field(default_factory=list)
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(
+        self, model: str = "tiny", *, encoder: str | None, device: str, constrain_event: bool, **overrides: Any
+    ) -> Reasoner:
+        self.models.append(model)
+        self.given = {"encoder": encoder, "device": device, "constrain_event": constrain_event}
+        engine = FakeEngine(SETTINGS.changed(**overrides), name=model)
+        engine.texts[Task.KEY_ELEMENTS] = "10"
+        return Reasoner(engine, None if encoder == "none" else FakeEncoder())
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
+    made = Loading()
+    monkeypatch.setattr(Reasoner, "from_pretrained", made)
+    return made
+
+
+# Answers of the model that ships; what they say is no matter here.
+
+
+def test_ask_prints_an_answer_with_its_evidence(run: Run, film: Path) -> None:
+    result = run("ask", film, "What color is it?", "-o", "red", "--option", "blue", "--device", "cpu")
+    assert (result.code, result.err) == (0, "")
+    labels = [line.split()[0] for line in result.out.splitlines()]
+    assert labels[0] == "Answer"
+    assert {"Event", "Frames", "Time", "event", "frames"} <= set(labels)
+
+
+def test_ask_json_in_a_process_of_its_own_keeps_stderr_empty(film: Path, tmp_path: Path) -> None:
+    """Also where a name or a text holds bytes that are no text, and libraries may warn."""
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/f\xff.mp4")
+    os.symlink(film, odd)
+    result = _in_a_process("ask", odd, "What \udcff?", "-o", "r\udcff", "-o", "blue", "--json")
+    assert (result.code, result.err) == (0, "")
+    record = result.json
+    assert record["video"] == odd
+    assert record["choice"] in ("A", "B")
+    assert record["text"] == record["options"]["AB".index(record["choice"])]
+    assert {"event", "key_elements", "keyframes", "key_spans", "frames", "timing", "usage", "notes"} <= set(record)
+
+
+def test_demo_makes_a_film_answers_and_pictures_and_removes_nothing(run: Run, tmp_path: Path) -> None:
+    mine = {tmp_path / "films" / "00000.mp4": b"mine", tmp_path / "plain.jsonl": b"mine too"}
+    for path, content in mine.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    result = run("demo", "--out", tmp_path, "--seed", "5")
+    assert (result.code, result.err) == (0, "")
+    folder = tmp_path / "seed-5"
+    assert str(folder) in result.out
+    for name in ("plain", "detail"):
+        record = json.loads((folder / f"answer-{name}.json").read_text())
+        assert set(record) == {"direct", "focus"}
+        assert Image.open(folder / f"answer-{name}.png").width == 1200
+    [video] = (folder / "films").glob("*.mp4")
+    with VideoFile(video) as opened:
+        assert opened.duration_s == pytest.approx(60)
+    assert {path: path.read_bytes() for path in mine} == mine
+    before = video.stat().st_mtime_ns
+    assert run("demo", "--out", tmp_path, "--seed", "5").code == 0
+    assert video.stat().st_mtime_ns == before
+
+
+# Flags, with an engine whose event is always [0.25, 0.50] of the film, and whose key element is at 10.5 s.
+
+
+def _dense(result: Result) -> list[float]:
+    return [frame["time_s"] for frame in result.json["frames"] if frame["dense"]]
+
+
+def test_flags_of_sampling_change_the_frames(run: Run, film: Path, loading: Loading) -> None:
+    def ask(*flags: str) -> Result:
+        result = run("ask", film, "What?", "--json", *flags)
+        assert (result.code, result.err) == (0, "")
+        return result
+
+    plain = ask()
+    assert plain.json["key_spans"] == [{"start_s": 3.0, "end_s": 6.0}, {"start_s": 10.0, "end_s": 11.0}]
+    assert len(plain.json["frames"]) == SETTINGS.frame_budget
+    assert len(ask("--frame-budget", "10").json["frames"]) == 10
+    assert _dense(ask("--dense-share", "0")) == []
+    assert len(_dense(ask("--dense-share", "1"))) > len(_dense(plain))
+    slow = _dense(ask("--dense-rate-fps", "1.5", "--frame-budget", "40"))
+    assert 0 < len(slow) < len(_dense(ask("--dense-rate-fps", "5", "--frame-budget", "40")))
+    assert len(ask("--sparse-rate-fps", "0.5", "--mode", "direct").json["frames"]) == 6
+    assert ask("--keyframe-width-s", "2").json["key_spans"][1] == {"start_s": 9.5, "end_s": 11.5}
+    assert ask("--encoder", "none").json["keyframes"] == []
+
+
+def test_flags_of_loading_reach_the_loader(run: Run, film: Path, loading: Loading) -> None:
+    assert run("ask", film, "What?").code == 0
+    assert loading.given == {"encoder": None, "device": "auto", "constrain_event": True}
+    result = run("ask", film, "What?", "--json", "--model", "m", "--device", "cpu", "--encoder", "e", "--free-event")
+    assert result.json["model"] == "m"
+    assert loading.models == ["tiny", "m"]
+    assert loading.given == {"encoder": "e", "device": "cpu", "constrain_event": False}
+
+
+def test_mode_direct_locates_nothing(run: Run, film: Path, loading: Loading) -> None:
+    record = run("ask", film, "What?", "--mode", "direct", "--json").json
+    assert (record["mode"], record["event"], record["keyframes"]) == ("direct", None, [])
+    assert run("ask", film, "What?", "--json").json["mode"] == "focus"
+
+
+def test_the_real_loader_takes_every_flag(run: Run, film: Path) -> None:
+    numbers = {"--frame-budget": 6, "--sparse-rate-fps": 1, "--dense-rate-fps": 2, "--keyframe-width-s": 1}
+    flags = [f"{name}={value}" for name, value in {**numbers, "--dense-share": 0.5}.items()]
+    result = run("ask", film, "What?", "--json", *flags, "--encoder", "none", "--free-event", "--device", "cpu")
+    assert result.code == 0
+    assert len(result.json["frames"]) <= 6
+    assert result.json["keyframes"] == []
+
+
+def test_batch_answers_rows_and_goes_on(run: Run, film: Path, loading: Loading, tmp_path: Path) -> None:
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    content = [{"id": str(n), "video": film.name, "question": "What?", "options": ["a", "b"]} for n in range(3)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in content))
+    arguments = ("ask", "--batch", rows, "--out", out, "--video-root", film.parent, "--mode", "direct")
+    first = run(*arguments)
+    assert (first.code, first.err) == (0, "")
+    assert "3 answered, 0 were there already, 0 failed" in first.out
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [record["id"] for record in records] == ["0", "1", "2"]
+    assert {record["mode"] for record in records} == {"direct"}
+    assert "0 answered, 3 were there already" in run(*arguments).out
+
+
+def test_a_batch_with_failures_says_how_many(run: Run, film: Path, loading: Loading, tmp_path: Path) -> None:
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    content = [{"id": n, "video": v, "question": "What?"} for n, v in (("a", str(film)), ("b", "missing.mp4"))]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in content))
+    result = run("ask", "--batch", rows, "--out", out)
+    _one_line(result, str(out), "1 row")
+    assert "1 answered" in result.out
+
+
+def test_synthetic_make(run: Run, tmp_path: Path) -> None:
+    arguments = ("synthetic", "make", tmp_path, "--films", "2", "--duration", "12", "--size", "32", "--fps", "20")
+    result = run(*arguments, "--seed", "3", "--subset", "held_out", "--detail", "digit")
+    assert (result.code, result.err) == (0, "")
+    rows = list(read_rows(tmp_path / "detail.jsonl"))
+    assert len(rows) == 2
+    assert all(Path(row.video_path(tmp_path)).is_file() for row in rows)
+    assert all("held_out-s3" in row.id for row in rows)
+    _one_line(run(*arguments, "--seed", "4"), str(tmp_path), "seed")
+    _one_line(run("synthetic", "make", tmp_path, "--films", "0"), "films")
+    _one_line(run("synthetic", "make", tmp_path / "x", "--detail", "smell"), "smell")
+
+
+# Bad input.
+
+
+def _one_line(result: Result, *words: str) -> None:
+    assert result.code == 2, result
+    [line] = result.err.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in result.err
+    assert len(line) < 600
+    for word in words:
+        assert word in line
+
+
+def _audio(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        for start in range(0, 16_000, 1_000):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1_000), np.float32), "fltp", "mono")
+            frame.sample_rate, frame.pts = 16_000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _without_index(path: Path) -> None:
+    made = Recipe("whole.mp4").make(path.parent)
+    path.write_bytes(made.read_bytes()[:4_000])
+
+
+BAD_FILES: dict[str, Callable[[Path], Any]] = {
+    "missing": lambda path: None,
+    "folder": lambda path: path.mkdir(),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("not a film\n" * 100),
+    "random bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(50_000)),
+    "without its index": _without_index,
+    "audio only": _audio,
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_is_no_film(run: Run, tmp_path: Path, name: str, loading: Loading) -> None:
+    path = tmp_path / "film.mp4"
+    BAD_FILES[name](path)
+    _one_line(run("ask", path, "What?"), str(path))
+    assert loading.models == []
+
+
+def test_an_absurd_aspect_ratio(run: Run, tmp_path: Path) -> None:
+    path = Recipe("ribbon.mp4", count=4, size=(402, 2)).make(tmp_path)
+    _one_line(run("ask", path, "What?"), str(path), "402x2")
+
+
+def _cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    return path
+
+
+def test_films_that_can_be_looked_at_are_answered(run: Run, tmp_path: Path, loading: Loading) -> None:
+    """One frame, one pixel and an unknown duration are odd, and no obstacle; what is cut off is said in a note."""
+    for recipe in (
+        Recipe("one.mp4", count=1),
+        Recipe("pixel.mkv", codec="ffv1", count=12, size=(1, 1), pixel_format="yuv444p"),
+        Recipe("unknown.mkv", muxer_options={"live": "1"}),
+        Recipe("raw.h264"),
+    ):
+        result = run("ask", recipe.make(tmp_path), "What?", "-o", "red", "-o", "blue", "--encoder", "none")
+        assert (result.code, result.err) == (0, "")
+    whole = Recipe("cut.mp4", options={"g": "5"}, muxer_options={"movflags": "faststart"}).make(tmp_path)
+    result = run("ask", _cut(whole), "What?", "--json", "--encoder", "none")
+    assert (result.code, result.err) == (0, "")
+    assert result.json["notes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["", "-o", "a", "-o", "b"], "question is empty"),
+        (["x" * 100_000], "100,000"),
+        (["What?", "-o", "red"], "1 option"),
+        (["What?", *(f"-ooption {i}" for i in range(30))], "30 option"),
+        (["What?", "-o", "red", "-o", "Red"], "'Red'"),
+        (["What?", "-o", "red", "-o", " "], "empty"),
+        (["What?", "--mode", "slow"], "'slow'"),
+        (["What?", "--no-such-flag"], "--no-such-flag"),
+        (["What?", "a third word"], "third"),
+        (["What?", "--frame-budget", "many"], "--frame-budget"),
+        (["What?", "--frame-budget", "1"], "frame_budget"),
+        (["What?", "--dense-share", "1.5"], "dense_share"),
+        (["What?", "--dense-share", "nan"], "dense_share"),
+        (["What?", "--dense-rate-fps", "0"], "dense_rate_fps"),
+        (["What?", "--sparse-rate-fps", "inf"], "sparse_rate_fps"),
+        (["What?", "--keyframe-width-s", "-1"], "keyframe_width_s"),
+        (["What?", "--device", "nonsense"], "'nonsense'"),
+        (["What?", "--device", "cuda:99"], "'cuda:99'"),
+        (["What?", "--encoder", "./nowhere"], "./nowhere"),
+        (["What?", "--encoder", ""], "encoder is empty"),
+        (["What?", "--model", "./nowhere"], "./nowhere"),
+        (["What?", "--model", ""], "model or encoder is empty"),
+        (["What?", "--out", "x.jsonl"], "--batch"),
+        (["What?", "--video-root", "x"], "--batch"),
+        (["What?", "--batch", "x.jsonl"], "--out"),
+        ([], "QUESTION"),
+    ],
+)
+def test_bad_arguments_of_ask(run: Run, film: Path, arguments: list[str], word: str) -> None:
+    _one_line(run("ask", film, *arguments), word)
+
+
+def test_bad_arguments_of_batch(run: Run, film: Path, tmp_path: Path, loading: Loading) -> None:
+    rows = tmp_path / "rows.jsonl"
+    row = json.dumps({"id": "a", "video": str(film), "question": "What?"}) + "\n"
+    rows.write_text(row)
+    _one_line(run("ask", "--batch", tmp_path / "none.jsonl", "--out", tmp_path / "o"), "none.jsonl")
+    _one_line(run("ask", "--batch", tmp_path, "--out", tmp_path / "o"), "folder")
+    _one_line(run("ask", "--batch", rows), "--out")
+    _one_line(run("ask", "--batch", rows, "--out", tmp_path / "o", "--json"), "--json")
+    assert loading.models == []
+    _one_line(run("ask", "--batch", rows, "--out", rows), "rows.jsonl")
+    _one_line(run("ask", "--batch", rows, "--out", tmp_path), str(tmp_path))
+    assert rows.read_text() == row
+    rows.write_text(row * 2)
+    _one_line(run("ask", "--batch", rows, "--out", tmp_path / "o"), "'a' is there twice")
+
+
+@pytest.mark.parametrize("content", [{}, {"config.json": b'{"model_type": "llava"}'}, {"config.json": b"{"}])
+def test_a_folder_that_is_no_checkpoint(run: Run, film: Path, tmp_path: Path, content: dict[str, bytes]) -> None:
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    _one_line(run("ask", film, "What?", "--model", tmp_path), str(tmp_path))
+
+
+def test_pickled_weights_are_refused(run: Run, film: Path, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"model_type": "qwen2_vl", "vision_config": {}, "text_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(parts))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    _one_line(run("ask", film, "What?", "--model", tmp_path), str(tmp_path), "pickled")
+
+
+def test_commands_that_do_not_exist_and_help(run: Run) -> None:
+    _one_line(run("frobnicate"), "frobnicate")
+    _one_line(run("synthetic"), "command")
+    for arguments in ([], ["--help"]):
+        result = run(*arguments)
+        assert (result.code, result.err) == (0, "")
+        assert "Usage: videoreasoner" in result.out
+    assert run("--version").out.startswith("videoreasoner ")
+
+
+def test_demo_into_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    _one_line(run("demo", "--out", tmp_path / "file"), str(tmp_path / "file"))
+
+
+def test_debug_shows_the_error_wherever_it_stands(film: Path) -> None:
+    with pytest.raises(VideoError):
+        main(["--debug", "ask", "/no/such/film.mp4", "What?"])
+    with pytest.raises(QuestionError):
+        main(["ask", str(film), " ", "--debug"])
+
+
+def test_a_defect_of_ours_is_exit_code_1_with_a_traceback(monkeypatch: pytest.MonkeyPatch, film: Path) -> None:
+    def break_down(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Reasoner, "from_pretrained", break_down)
+    with pytest.raises(ZeroDivisionError):
+        main(["ask", str(film), "What?"])
+
+
+def test_a_damaged_film_and_warnings_of_libraries_leave_stderr_alone(tmp_path: Path) -> None:
+    path = Recipe("damaged.mp4", count=60, options={"bf": "0", "g": "5"}).make(tmp_path)
+    overwrite_packets(path, lambda number: 20 <= number < 40)
+    result = _in_a_process("ask", path, "What?")
+    assert (result.code, result.err) == (0, "")
+    assert "Note" in result.out
+
+
+def test_a_run_that_is_stopped_shows_no_traceback(monkeypatch: pytest.MonkeyPatch, run: Run, film: Path) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Reasoner, "from_pretrained", stop)
+    result = run("ask", film, "What?")
+    assert (result.code, result.out) == (130, "")
+    assert result.err in ("", "stopped\n")
+
+
+def test_bad_input_in_a_process_of_its_own_is_one_line(tmp_path: Path) -> None:
+    path = Recipe("ribbon.mp4", count=4, size=(402, 2)).make(tmp_path)
+    _one_line(_in_a_process("ask", path, "What?"), str(path))
+    _one_line(_in_a_process("ask", tmp_path / "missing.mp4", "What?"), "missing.mp4")

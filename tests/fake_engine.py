@@ -1,0 +1,83 @@
+"""An engine and an encoder that answer by rule and count, so that the pipeline around them can be tested alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from videoreasoner.engines.engine import Completion, Reply
+from videoreasoner.settings import Settings
+from videoreasoner.tasks import Task
+from videoreasoner.video.file import VideoFile
+from videoreasoner.video.sampling import FramePlan
+
+SETTINGS = Settings(frame_budget=16, sparse_rate_fps=2.0, dense_rate_fps=4.0, keyframe_width_s=1.0)
+EVENT = "<|event_start|>[0.25, 0.50]<|event_end|>"
+
+
+@dataclass
+class Call:
+    plan: FramePlan
+    question: str
+    options: tuple[str, ...]
+    tasks: tuple[Task, ...]
+
+
+@dataclass
+class FakeEngine:
+    """Writes `texts`, and gives option number `best(question)` the highest log-probability."""
+
+    settings: Settings = SETTINGS
+    texts: dict[Task, str] = field(
+        default_factory=lambda: {Task.EVENT: EVENT, Task.KEY_ELEMENTS: "", Task.ANSWER: "an answer"}
+    )
+    best: Callable[[str], int] = len
+    name: str = "fake"
+    calls: list[Call] = field(default_factory=list)
+    opened: int = 0
+
+    def open(self, video: VideoFile) -> FakeSession:
+        self.opened += 1
+        return FakeSession(self)
+
+
+@dataclass
+class FakeSession:
+    engine: FakeEngine
+    frames_decoded: int = 0
+    pairs_encoded: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def complete(self, plan: FramePlan, question: str, options: Sequence[str], tasks: Sequence[Task]) -> Reply:
+        self.engine.calls.append(Call(plan, question, tuple(options), tuple(tasks)))
+        self.frames_decoded += len(plan.times_s)
+        self.pairs_encoded += len(plan)
+        self.seconds = {"decode": self.seconds.get("decode", 0.0) + 1.0, "idle": 0.0}
+        completions = {task: Completion(self.engine.texts[task], 3, True) for task in tasks}
+        log_probs: tuple[float, ...] = ()
+        if options and Task.ANSWER in tasks:
+            best = self.engine.best(question) % len(options)
+            log_probs = tuple(-1.0 if i == best else -50.0 - i for i in range(len(options)))
+        return Reply(completions, log_probs, tuple(plan.times_s.tolist()), 10)
+
+
+@dataclass
+class FakeEncoder:
+    """The element "3" looks like image number 3 of a film, and so on."""
+
+    name: str = "fake"
+    images: int = 0
+    texts: list[str] = field(default_factory=list)
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        self.texts += texts
+        return torch.eye(1024)[[int(text) for text in texts]]
+
+    def encode_images(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        rows = torch.eye(1024)[self.images : self.images + len(images)]
+        self.images += len(images)
+        return rows
