@@ -44,6 +44,7 @@ ANSWER = Answer(
     mode="focus",
     model="tiny",
     duration_s=DURATION_S,
+    settings={},
 )
 CASES: dict[str, dict[str, Any]] = {
     "as it is": {},

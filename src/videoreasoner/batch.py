@@ -53,7 +53,7 @@ def answer_rows(
     if mode not in MODES:
         raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
     rows = _load(rows_path)
-    asked_as = {"mode": mode, "model": reasoner.engine.name}
+    asked_as = {"mode": mode, "model": reasoner.engine.name, "settings": reasoner.settings.looking()}
     try:
         done = _keep_answers(out_path, asked_as)
         out_path.open("ab").close()
@@ -125,7 +125,7 @@ def _load(path: Path) -> list[Row | RowError]:
     return rows
 
 
-def _keep_answers(path: Path, asked_as: dict[str, str]) -> set[str]:
+def _keep_answers(path: Path, asked_as: dict[str, Any]) -> set[str]:
     """Ids that the file answers already; a cut last line and error records are taken out of it."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,9 +146,8 @@ def _keep_answers(path: Path, asked_as: dict[str, str]) -> set[str]:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise SettingError(f"{path}, line {number}: not an answer record; give --out another name") from error
         if answered_as != asked_as:
-            raise SettingError(
-                f"{path}: holds answers given with {answered_as}, not {asked_as}; give --out another name"
-            )
+            differing = {key: value for key, value in answered_as.items() if value != asked_as[key]}
+            raise SettingError(f"{path}: holds answers given with another {differing}; give --out another name")
         kept.append(line)
     if rest or len(kept) != len(lines):
         with replacing(path) as partial:

@@ -42,6 +42,7 @@ class Answer:
         key_spans: the merged spans that were looked at densely.
         frames: what the final pass saw.
         timing: seconds per stage, and `total`.
+        settings: how the film was looked at: budgets, rates, encoder.
         notes: what did not go as asked, in sentences; empty when all went well.
         completions: what the model wrote in each branch, as it wrote it.
     """
@@ -62,6 +63,7 @@ class Answer:
     mode: str
     model: str
     duration_s: float
+    settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     completions: dict[str, str] = field(default_factory=dict)
 

@@ -95,7 +95,6 @@ class Reasoner:
         cls,
         model: str = "tiny",
         *,
-        encoder: str | None = None,
         device: str = "auto",
         dtype: torch.dtype | None = None,
         constrain_event: bool = True,
@@ -105,22 +104,19 @@ class Reasoner:
 
         Args:
             model: "tiny" ships with the package; any Qwen2-VL or Qwen2.5-VL checkpoint goes in its place.
-            encoder: text-image encoder; by default the one that the checkpoint's settings name. "none": no encoder.
             device, dtype: see `load_checkpoint`.
             constrain_event: decode the event under its grammar.
-            overrides: any field of `Settings`.
+            overrides: any field of `Settings`; `encoder="none"` does without a text-image encoder.
 
         Raises:
             CheckpointError, SettingError, MissingExtraError
         """
         checkpoint = load_checkpoint(model, device, dtype, **overrides)
-        settings = checkpoint.settings
         engine = LocalEngine(checkpoint, constrain_event=constrain_event)
-        wanted = encoder if encoder is not None else settings.encoder
-        loaded = None
-        if wanted is not None and wanted != "none":
-            loaded = load_encoder(_encoder_spec(wanted), str(checkpoint.model.device))
-        return cls(engine, loaded)
+        wanted = checkpoint.settings.encoder
+        if wanted is None or wanted == "none":
+            return cls(engine)
+        return cls(engine, load_encoder(_encoder_spec(wanted), str(checkpoint.model.device)))
 
     @property
     def settings(self) -> Settings:
@@ -236,6 +232,7 @@ class _Session:
             mode=mode,
             model=self.model,
             duration_s=self.film.duration_s,
+            settings=self.settings.looking(),
             notes=notes,
             completions={str(task): completion.text for task, completion in written.items()},
         )

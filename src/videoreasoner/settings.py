@@ -28,7 +28,7 @@ class Settings(BaseModel):
     min_pixels: int = Field(128 * 28 * 28, ge=1, description="least area of a resized frame")
     max_pixels: int = Field(256 * 28 * 28, ge=1, description="largest area of a resized frame")
     encoder: str | None = Field(
-        None, description="text-image encoder that finds keyframes; none: the event alone is used"
+        None, description='text-image encoder that finds keyframes; null or "none": the event alone is used'
     )
     retrieval_rate_fps: float = Field(1.0, gt=0, description="frames a second that it looks at")
     retrieval_max_frames: int = Field(768, ge=1, description="most frames that it looks at")
@@ -47,6 +47,10 @@ class Settings(BaseModel):
     @property
     def sampling(self) -> SamplingSettings:
         return SamplingSettings(self.frame_budget, self.sparse_rate_fps, self.dense_share, self.dense_rate_fps)
+
+    def looking(self) -> dict[str, Any]:
+        """How films are looked at: all settings but the prompts and the record of training."""
+        return self.model_dump(exclude={"prompts", "training"})
 
     def changed(self, **values: Any) -> Settings:
         """A copy with some values replaced; those given as None stay.

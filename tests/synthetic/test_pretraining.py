@@ -73,7 +73,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
 
 
 def test_the_recipe_makes_three_checkpoints_that_load(tmp_path: Path) -> None:
-    glances, tasks = Stage("glances", 2, 2, 1e-3, 0), Stage("tasks", 2, 2, 1e-3, 1)
+    glances, tasks = (
+        Stage("glances", "glances", 2, 2, 1e-3, 0),
+        Stage("tasks", "tasks", 2, 2, 1e-3, 1, train_vision=False),
+    )
     lines: list[str] = []
     make_checkpoints(tmp_path, [glances], [tasks], encoder_steps=2, report=lines.append)
     base, tiny = (load_checkpoint(tmp_path / name) for name in ("tiny-base", "tiny"))

@@ -17,10 +17,10 @@ def make(
     duration: Annotated[float, typer.Option(help="Length of a film, seconds.")] = 60.0,
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 10.0,
     size: Annotated[int, typer.Option(help="Width and height, pixels.")] = 96,
-    events: Annotated[tuple[int, int], typer.Option(help="Fewest and most events.")] = (2, 3),
+    events: Annotated[tuple[int, int], typer.Option(help="Fewest and most events.")] = (1, 3),
     event_share: Annotated[tuple[float, float], typer.Option(help="Shortest and longest event, share of the film.")] = (
-        0.10,
-        0.28,
+        0.12,
+        0.35,
     ),
     gap_share: Annotated[float, typer.Option(help="Least share of film between events.")] = 0.03,
     detail: Annotated[str, typer.Option(help="What shows briefly: color or digit.")] = "color",

@@ -6,7 +6,7 @@ branch, every task behind it another, so one vision pass and one trunk serve all
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -40,11 +40,13 @@ class LessonSettings:
     Attributes:
         sampling: the frame settings that the checkpoint will be used with.
         patches: the vision tower's geometry.
+        world: what the films are drawn from.
         focused_share: share of films looked at with dense frames around one event.
     """
 
     sampling: SamplingSettings
     patches: PatchSettings
+    world: WorldSettings = field(default_factory=WorldSettings)
     focused_share: float = 0.5
 
 
@@ -233,10 +235,9 @@ def lesson_batch(
     batch_size: int,
     seed: int,
     number: int,
-    world: WorldSettings | None = None,
 ) -> LessonBatch:
     """Batch `number` of the training films of a seed; always the same one."""
     rng = np.random.default_rng([seed, number])
-    films = [random_world(rng, world or WorldSettings()) for _ in range(batch_size)]
+    films = [random_world(rng, settings.world) for _ in range(batch_size)]
     lessons = [lesson(rng, encoder, film, settings, kind) for film in films]
     return batch(lessons, encoder.tokenizer.pad_token_id)

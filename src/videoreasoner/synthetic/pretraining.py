@@ -1,8 +1,7 @@
 """Making the tiny checkpoints: a real Qwen2-VL, small enough to train from nothing on two CPU cores.
 
-Two stages. `captions` teaches a random model to describe what it sees, with times: `tiny-base`, which knows nothing
-of the task formats. `tasks` goes on from there with event, key elements and answer: `tiny`. A plain supervised loop;
-batches are made by worker processes, and a run that was killed goes on from its last checkpoint.
+A plain supervised loop over lessons; `tiny.py` says which lessons, in what order. Batches are made by a worker process,
+and a run that was killed goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -69,6 +68,8 @@ def train(
     batch_size: int = 32,
     learning_rate: float = 5e-4,
     warmup: int = 50,
+    decay_over: int | None = None,
+    train_vision: bool = True,
     seed: int = 0,
     workers: int = 1,
     report: Callable[[str], None] = print,
@@ -76,42 +77,50 @@ def train(
     """Train in place; every `SAVE_EVERY` steps a line of figures and a resume point in `out`.
 
     The loss is the negative log-likelihood of a whole target, averaged over targets: a two-decimal interval carries
-    more bits than a colour and weighs accordingly.
+    more bits than a colour and weighs accordingly. The report gives it in nats, for each kind of target.
+
+    Args:
+        decay_over: length of the cosine in steps, if the stage is to end before it has decayed to nothing.
+        train_vision: whether the vision tower learns too; frozen, a step costs a third less.
 
     Raises:
         CheckpointError: the loss is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    model.model.visual.requires_grad_(train_vision)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    decay = decay_over or steps
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps)),
+        lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / decay)),
     )
     first = _resume(model, optimizer, schedule, out)
     data = Lessons(encoder, settings, kind, batch_size, seed, first, steps)
     loader = DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
     model.train()
-    right: dict[str, list[float]] = defaultdict(list)
+    seen: dict[str, list[float]] = defaultdict(list)
     started = time.monotonic()
     for step, batch in enumerate(loader, first + 1):
         logits = target_logits(model, batch)
-        loss = functional.cross_entropy(logits, batch.labels, reduction="sum") / len(batch.kinds)
+        nats = functional.cross_entropy(logits, batch.labels, reduction="none")
+        loss = nats.sum() / len(batch.kinds)
         if not torch.isfinite(loss):
             raise CheckpointError(f"step {step}: the loss is {loss.item()}; the last good state is in {out}")
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         schedule.step()
-        _count_right(right, batch, logits)
+        _add_up(seen, batch, nats.detach())
         if step % SAVE_EVERY == 0 or step == steps:
             rate = (time.monotonic() - started) / (step - first)
-            shares = {kind: f"{sum(v) / len(v):.3f}" for kind, v in sorted(right.items())}
+            means = ", ".join(f"{kind} {sum(v) / len(v):.2f}" for kind, v in sorted(seen.items()))
             report(
                 f"step {step}/{steps}  loss {loss.item():.3f}  {rate:.2f} s/step  "
-                f"{(steps - step) * rate / 60:.0f} min left  tokens right: {shares}"
+                f"{(steps - step) * rate / 60:.0f} min left  nats: {means}"
             )
-            right.clear()
+            seen.clear()
             state = {
                 "step": step,
                 "model": model.state_dict(),
@@ -121,7 +130,7 @@ def train(
             partial = out / f"{RESUME_FILE}.partial"
             torch.save(state, partial)
             partial.replace(out / RESUME_FILE)
-    model.eval()
+    model.requires_grad_(True).eval()
 
 
 def _resume(model: Any, optimizer: Any, schedule: Any, out: Path) -> int:
@@ -135,10 +144,7 @@ def _resume(model: Any, optimizer: Any, schedule: Any, out: Path) -> int:
     return int(state["step"])
 
 
-def _count_right(right: dict[str, list[float]], batch: LessonBatch, logits: Tensor) -> None:
-    """Share of each target's tokens that are the most likely ones."""
-    hit = (logits.argmax(-1) == batch.labels).float()
-    number = torch.zeros(len(batch.kinds)).index_add_(0, batch.leaf, torch.ones_like(hit))
-    shares = torch.zeros(len(batch.kinds)).index_add_(0, batch.leaf, hit) / number
-    for kind, share in zip(batch.kinds, shares.tolist(), strict=True):
-        right[kind].append(share)
+def _add_up(seen: dict[str, list[float]], batch: LessonBatch, nats: Tensor) -> None:
+    totals = torch.zeros(len(batch.kinds)).index_add_(0, batch.leaf, nats)
+    for kind, total in zip(batch.kinds, totals.tolist(), strict=True):
+        seen[kind].append(total)

@@ -20,6 +20,7 @@ from videoreasoner.synthetic.encoder_training import train_encoder
 from videoreasoner.synthetic.lessons import LessonKind, LessonSettings
 from videoreasoner.synthetic.pretraining import train
 from videoreasoner.synthetic.vocabulary import learn_tokenizer
+from videoreasoner.synthetic.world import WorldSettings
 from videoreasoner.tasks import Task
 from videoreasoner.video.patches import PatchSettings
 
@@ -107,28 +108,51 @@ class Stage:
     """One stretch of training.
 
     Attributes:
+        name: names its folder.
         lessons: what is taught.
-        steps, films_a_step, learning_rate, seed: how.
+        steps, films_a_step, learning_rate, seed, decay_over, train_vision: how; see `train`.
+        events, event_share: fewest and most events a film, shortest and longest.
+        focused_share: share of films looked at with dense frames around one event.
     """
 
+    name: str
     lessons: LessonKind
     steps: int
     films_a_step: int
     learning_rate: float
     seed: int
+    decay_over: int | None = None
+    train_vision: bool = True
+    events: tuple[int, int] = (2, 3)
+    event_share: tuple[float, float] = (0.10, 0.28)
+    focused_share: float = 0.5
 
 
-# What things look like; then films with times; then the task formats.
-GLANCES = Stage("glances", 1000, 48, 7e-4, 2)
-CAPTIONS = Stage("captions", 700, 24, 5e-4, 0)
-TASKS = Stage("tasks", 2600, 24, 5e-4, 1)
+# What things look like, from two pairs of frames; then whole films, described with times.
+BASE_STAGES = (
+    Stage("glances", "glances", 1000, 48, 7e-4, seed=2),
+    Stage("captions", "captions", 700, 24, 5e-4, seed=0),
+)
+# The tasks; then films with one event, where the time of what is seen can be learned without telling objects apart;
+# then all films.
+TASK_STAGES = (
+    Stage("tasks", "tasks", 800, 24, 5e-4, seed=1, decay_over=2600),
+    Stage(
+        "one-event", "tasks", 600, 24, 5e-4, seed=3,
+        decay_over=4000, train_vision=False, events=(1, 1), focused_share=0.1,
+    ),
+    Stage(
+        "all-films", "tasks", 2600, 24, 5e-4, seed=4,
+        train_vision=False, events=(1, 3), event_share=(0.12, 0.35), focused_share=0.35,
+    ),
+)  # fmt: skip
 ENCODER_STEPS = 1500
 
 
 def make_checkpoints(
     out: Path,
-    base_stages: Sequence[Stage] = (GLANCES, CAPTIONS),
-    task_stages: Sequence[Stage] = (TASKS,),
+    base_stages: Sequence[Stage] = BASE_STAGES,
+    task_stages: Sequence[Stage] = TASK_STAGES,
     encoder_steps: int = ENCODER_STEPS,
     report: Callable[[str], None] = print,
 ) -> None:
@@ -161,16 +185,19 @@ def _run(
     stages: Sequence[Stage], model: Any, tokenizer: Qwen2Tokenizer, out: Path, report: Callable[[str], None]
 ) -> None:
     for stage in stages:
-        report(f"{stage.lessons}: {stage.steps} steps of {stage.films_a_step} films")
+        report(f"{stage.name}: {stage.steps} steps of {stage.films_a_step} films")
+        world = WorldSettings(stage.events, stage.event_share)
         train(
             model,
             PromptEncoder(tokenizer, PROMPTS),
-            LessonSettings(SETTINGS.sampling, PATCHES),
+            LessonSettings(SETTINGS.sampling, PATCHES, world, stage.focused_share),
             stage.lessons,
-            out / stage.lessons,
+            out / stage.name,
             steps=stage.steps,
             batch_size=stage.films_a_step,
             learning_rate=stage.learning_rate,
+            decay_over=stage.decay_over,
+            train_vision=stage.train_vision,
             seed=stage.seed,
             report=report,
         )

@@ -18,12 +18,16 @@ _SPECIAL = [
 ]  # fmt: skip
 
 
+# Stated here, so that another default of the films leaves the shipped vocabulary as it is.
+_EVENTS = (2, 3), (0.10, 0.28)
+
+
 def sentences(prompts: Prompts, films: int = 400, seed: int = 0) -> list[str]:
     """What the tiny model reads and writes: prompts, questions with and without options, captions."""
     rng = np.random.default_rng(seed)
     lines = [prompts.system, *prompts.prefixes.values(), "system\n", "user\n", "assistant\n"] * 50
     for film in range(films):
-        world = random_world(rng, WorldSettings(detail="digit" if film % 4 == 0 else "color"))
+        world = random_world(rng, WorldSettings(*_EVENTS, detail="digit" if film % 4 == 0 else "color"))
         lines.append(caption(world))
         for event in world.events:
             for split in ("plain", "detail"):

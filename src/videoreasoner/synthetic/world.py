@@ -57,8 +57,8 @@ class WorldSettings:
         distractors: grey shapes that drift about throughout.
     """
 
-    events: tuple[int, int] = (2, 3)
-    event_share: tuple[float, float] = (0.10, 0.28)
+    events: tuple[int, int] = (1, 3)
+    event_share: tuple[float, float] = (0.12, 0.35)
     gap_share: float = 0.03
     detail: DetailKind = "color"
     detail_share: float = 0.01
