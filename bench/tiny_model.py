@@ -19,7 +19,7 @@ from videoreasoner.metrics import Estimate, estimate, recall_at
 from videoreasoner.spans import Span, best_iou
 from videoreasoner.tasks import parse_event
 
-SEED = 20261122
+SEED = 20261123
 SPLITS = ("plain", "detail")
 MODES = ("direct", "focus")
 

@@ -134,7 +134,7 @@ BASE_STAGES = (
     Stage("captions", "captions", 700, 24, 5e-4, seed=0),
 )
 # The tasks; then films with one event, where the time of what is seen can be learned without telling objects apart;
-# then all films.
+# then all films; then once more those where objects have to be told apart.
 TASK_STAGES = (
     Stage("tasks", "tasks", 800, 24, 5e-4, seed=1, decay_over=2600),
     Stage(
@@ -144,6 +144,10 @@ TASK_STAGES = (
     Stage(
         "all-films", "tasks", 2600, 24, 5e-4, seed=4,
         train_vision=False, events=(1, 3), event_share=(0.12, 0.35), focused_share=0.35,
+    ),
+    Stage(
+        "several-events", "tasks", 850, 24, 5e-4, seed=5,
+        train_vision=False, events=(2, 3), event_share=(0.12, 0.35), focused_share=0.1,
     ),
 )  # fmt: skip
 ENCODER_STEPS = 1500
