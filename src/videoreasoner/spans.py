@@ -38,9 +38,10 @@ class Span:
 
     def as_ratios(self, duration_s: float) -> tuple[float, float]:
         """Start and end as shares of the film, each clipped to [0, 1]."""
+        # Adding 0.0 turns a negative zero, which would be written as "-0.00", into a plain one.
         return (
-            min(max(self.start_s / duration_s, 0.0), 1.0),
-            min(max(self.end_s / duration_s, 0.0), 1.0),
+            min(max(self.start_s / duration_s, 0.0), 1.0) + 0.0,
+            min(max(self.end_s / duration_s, 0.0), 1.0) + 0.0,
         )
 
     @classmethod

@@ -86,7 +86,7 @@ def test_the_file_shows_the_world(tmp_path: Path, settings: FilmSettings) -> Non
     assert decoded.pixels.shape == expected.shape
     error = np.abs(decoded.pixels.astype(int) - expected)
     # Colour is stored at half the resolution, so single pixels on an edge may be far off.
-    assert error.mean((1, 2, 3)).max() < 8
+    assert error.mean((1, 2, 3)).max() < 10
     assert np.median(error, (1, 2, 3)).max() <= 6
     shifted = np.abs(decoded.pixels[1:].astype(int) - expected[:-1])
     assert error[1:].mean() < 0.8 * shifted.mean()
@@ -183,8 +183,8 @@ def test_a_set_holds_films_rows_and_settings(tmp_path: Path) -> None:
         "seed": 0,
         "subset": "train",
         "world": {
-            "events": [2, 3],
-            "event_share": [0.1, 0.28],
+            "events": [1, 3],
+            "event_share": [0.12, 0.35],
             "gap_share": 0.03,
             "detail": "color",
             "detail_share": 0.02,

@@ -179,7 +179,7 @@ def test_a_frame_does_not_depend_on_those_rendered_with_it(seed: int, chosen: Wo
         ({"gap_share": 1.0}, "gap_share must lie"),
         ({"events": (1, 4), "event_share": (0.3, 0.3)}, "do not fit"),
         ({"detail_share": 0.0}, "detail_share must lie"),
-        ({"detail_share": 0.06}, "detail_share must lie"),
+        ({"detail_share": 0.07}, "detail_share must lie"),
         ({"distractors": -1}, "distractors must be"),
     ],
 )
