@@ -17,6 +17,7 @@ from typing import Any
 
 from videoreasoner.metrics import Estimate, estimate, recall_at
 from videoreasoner.spans import Span, best_iou
+from videoreasoner.synthetic.film import FilmSettings, film_world
 from videoreasoner.tasks import parse_event
 
 SEED = 20261123
@@ -81,6 +82,12 @@ def main() -> None:
         table[f"{split}, focus - direct (paired)"] = estimate(
             [right(f) - right(d) for f, d in zip(focus, direct, strict=True)]
         )
+    path = out / f"{Path(options.model).name}-detail-focus-no-encoder.jsonl"
+    run(
+        *("ask", "--batch", str(films / "detail.jsonl"), "--video-root", str(films), "--out", str(path)),
+        *("--mode", "focus", "--model", options.model, "--encoder", "none"),
+    )
+    table["detail, focus on the event alone"] = estimate([right(r) for r in answers(path)])
     for mode in MODES:
         table[f"detail, {mode}: what is asked is in a sampled frame"] = estimate(
             [covers_detail(r) for r in records["detail", mode]]
@@ -96,6 +103,11 @@ def main() -> None:
     table["event mIoU of a fixed interval"] = estimate(fixed)
     for threshold in (0.3, 0.5, 0.7):
         table[f"event R@{threshold}"] = estimate(recall_at(ious, threshold))
+    settings = FilmSettings(seed=options.seed, subset="held_out")
+    counts = [len(film_world(settings, number).events) for number in range(options.films)] * len(SPLITS)
+    for count in sorted(set(counts)):
+        of_count = [value for value, events in zip(ious, counts, strict=True) if events == count]
+        table[f"event R@0.5, films with {count} event(s)"] = estimate(recall_at(of_count, 0.5))
     for model in (options.base, options.model):
         path = out / f"{Path(model).name}-free-event.jsonl"
         run(

@@ -15,7 +15,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the film and the answers.")] = Path(
         "videoreasoner-demo"
     ),
-    seed: Annotated[int, typer.Option(help="Another seed makes another film.")] = 7,
+    seed: Annotated[int, typer.Option(help="Another seed makes another film.")] = 13,
     model: ModelOption = "tiny",
 ) -> None:
     """Make a film, ask about something that shows for half a second, and show the evidence."""
