@@ -182,7 +182,7 @@ class TreeDecoder:
         owner = torch.tensor(owners, device=self.device)
         before = self.tokens_cached
         self._owner = torch.cat([self._owner, owner])
-        mask = self._related()[owner + 1][:, self._owner + 1]
+        mask = self.tree.related().to(self.device)[owner + 1][:, self._owner + 1]
         mask[:, before:] &= torch.ones(len(ids), len(ids), dtype=torch.bool, device=self.device).tril()
         output = self.model(
             input_ids=torch.tensor([ids], device=self.device),
@@ -192,13 +192,3 @@ class TreeDecoder:
             use_cache=True,
         )
         return output.logits[0].float()
-
-    def _related(self) -> Tensor:
-        """bool[N + 1, N + 1]: whether a node (row) sees another (column); 0 is the trunk."""
-        count = len(self.tree.tokens)
-        related = torch.zeros(count + 1, count + 1, dtype=torch.bool)
-        related[:, 0] = True
-        for node in range(count):
-            for ancestor in self.tree.lineage(node):
-                related[node + 1, ancestor + 1] = True
-        return related.to(self.device)

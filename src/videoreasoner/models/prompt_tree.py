@@ -97,6 +97,19 @@ class PromptTree:
             node = self.parents[node]
         return line
 
+    def related(self) -> Tensor:
+        """bool[N + 1, N + 1]: whether a node (row) sees another (column), itself included.
+
+        Row and column 0 stand for the trunk, so that a node's number plus one, `ROOT` too, indexes them.
+        """
+        nodes = len(self.tokens)
+        related = torch.zeros(nodes + 1, nodes + 1, dtype=torch.bool)
+        related[:, 0] = True
+        for node in range(nodes):
+            for ancestor in self.lineage(node):
+                related[node + 1, ancestor + 1] = True
+        return related
+
     def row(self, node: int) -> tuple[Tensor, Tensor]:
         """The same as a separate row with its trunk: int64[L] ids and int64[3, L] positions."""
         below = [t for n in reversed(self.lineage(node)) for t in self.tokens[n]]
@@ -174,15 +187,8 @@ class PackedTree:
 
     def ancestor_mask(self) -> Tensor:
         """bool[L, L]: True where the row's token may attend to the column's."""
-        nodes = len(self.tree.tokens)
-        # Row and column 0 stand for the trunk, so that an owner of -1 indexes them.
-        related = torch.zeros(nodes + 1, nodes + 1, dtype=torch.bool)
-        related[:, 0] = True
-        for node in range(nodes):
-            for ancestor in self.tree.lineage(node):
-                related[node + 1, ancestor + 1] = True
         group = self.owner + 1
-        return related[group][:, group] & torch.ones(len(self), len(self), dtype=torch.bool).tril()
+        return self.tree.related()[group][:, group] & torch.ones(len(self), len(self), dtype=torch.bool).tril()
 
 
 def collate(trees: Sequence[PackedTree], pad_token_id: int) -> dict[str, Tensor]:
