@@ -13,7 +13,7 @@ from videoreasoner.synthetic.vocabulary import learn_tokenizer
 from videoreasoner.synthetic.world import WorldSettings, held_out, random_world
 from videoreasoner.tasks import parse_event
 
-KINDS: tuple[LessonKind, ...] = ("glances", "captions", "tasks")
+KINDS: tuple[LessonKind, ...] = ("glances", "captions", "tasks", "moments")
 LESSONS = LessonSettings(SETTINGS.sampling, PATCHES)
 
 
@@ -67,6 +67,23 @@ def test_targets_say_what_the_film_shows(encoder: PromptEncoder) -> None:
             elif kind.startswith("detail"):
                 assert text in {e.detail for e in world.events}
     assert {"event", "key_elements", "plain", "detail", "plain_focused", "detail_focused"} <= seen
+
+
+def test_every_event_is_asked_for_and_only_the_words_differ(encoder: PromptEncoder) -> None:
+    rng = np.random.default_rng(2)
+    evenly = LessonSettings(SETTINGS.sampling, PATCHES, WorldSettings((2, 3)), focused_share=0.0)
+    for _ in range(10):
+        world = random_world(rng, evenly.world)
+        made = lesson(rng, encoder, world, evenly, "moments")
+        tree = made.packed.tree
+        located = [node for node, kind in made.targets if kind == "event"]
+        assert len(located) == len(world.events)
+        for node, event in zip(located, world.events, strict=True):
+            span = parse_event(encoder.decode(tree.tokens[node]), 1.0)
+            assert span is not None
+            assert span.start_s == pytest.approx(event.start, abs=0.011)
+            question = encoder.decode(tree.tokens[tree.parents[tree.parents[node]]])
+            assert event.shape in question or f"{event.color} object" in question
 
 
 def test_no_lesson_shows_a_held_out_combination(encoder: PromptEncoder) -> None:

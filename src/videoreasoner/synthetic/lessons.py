@@ -24,7 +24,7 @@ from videoreasoner.tasks import Task, event_text, key_elements_text
 from videoreasoner.video.patches import Patches, PatchSettings, patchify, resize
 from videoreasoner.video.sampling import FramePlan, SamplingSettings, focus_plan, uniform_plan
 
-LessonKind = Literal["glances", "captions", "tasks"]
+LessonKind = Literal["glances", "captions", "tasks", "moments"]
 
 # Films are drawn somewhat larger than the model sees them, so that training meets the same resize as inference.
 _RENDER_SIZE = 64
@@ -139,7 +139,9 @@ def lesson(
         temporal_indices(plan.pairs_s[:, 0].tolist(), None),
     )
     sheet = _Sheet(encoder, PromptTree(encoder.trunk([clip])), [])
-    if kind == "tasks":
+    if kind == "moments" and not focused:
+        _set_moments(rng, sheet, world, times)
+    elif kind in ("moments", "tasks"):
         _set_tasks(rng, sheet, world, times, event if focused else None)
     else:
         _set_captions(rng, sheet, world, times, timed=not focused)
@@ -205,6 +207,20 @@ def _set_tasks(
                 kind = str(task)
             branch = sheet.tree.add(sheet.encoder.prefix(task), node)
             sheet.target(branch, sheet.encoder.completion(task, text), kind)
+
+
+def _set_moments(rng: np.random.Generator, sheet: _Sheet, world: World, times: NDArray[np.float64]) -> None:
+    """Ask about every event: the same film, other words, another time. Nothing but the words tells them apart."""
+    for event in world.events:
+        split: Split = "detail" if rng.random() < 0.5 else "plain"
+        question = ask(rng, world, event, split)
+        node = sheet.question(question.text, question.options if rng.random() < 0.5 else ())
+        located = event_text(Span.from_ratios(event.start, event.end, _DURATION_S), _DURATION_S)
+        branch = sheet.tree.add(sheet.encoder.prefix(Task.EVENT), node)
+        sheet.target(branch, sheet.encoder.completion(Task.EVENT, located), str(Task.EVENT))
+        if _visible(times, *question.visible_for):
+            branch = sheet.tree.add(sheet.encoder.prefix(Task.ANSWER), node)
+            sheet.target(branch, sheet.encoder.completion(Task.ANSWER, question.answer), split)
 
 
 def batch(lessons: list[Lesson], pad_token_id: int) -> LessonBatch:

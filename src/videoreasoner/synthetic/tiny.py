@@ -149,6 +149,14 @@ TASK_STAGES = (
         "several-events", "tasks", 850, 24, 5e-4, seed=5,
         train_vision=False, events=(2, 3), event_share=(0.12, 0.35), focused_share=0.1,
     ),
+    Stage(
+        "moments", "moments", 2000, 16, 5e-4, seed=6,
+        train_vision=False, events=(2, 3), event_share=(0.12, 0.35), focused_share=0.1,
+    ),
+    Stage(
+        "review", "tasks", 400, 24, 3e-4, seed=7,
+        train_vision=False, events=(1, 3), event_share=(0.12, 0.35), focused_share=0.3,
+    ),
 )  # fmt: skip
 ENCODER_STEPS = 1500
 
