@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,15 +42,19 @@ class FakeEngine:
 
     def open(self, video: VideoFile) -> FakeSession:
         self.opened += 1
-        return FakeSession(self)
+        return FakeSession(self, video)
 
 
 @dataclass
 class FakeSession:
     engine: FakeEngine
+    video: VideoFile
     frames_decoded: int = 0
     pairs_encoded: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def decode_ahead(self, plan: FramePlan, also_s: NDArray[np.float64]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        return self.video.iter_frames_at(also_s)
 
     def complete(self, plan: FramePlan, question: str, options: Sequence[str], tasks: Sequence[Task]) -> Reply:
         self.engine.calls.append(Call(plan, question, tuple(options), tuple(tasks)))

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from videoreasoner.engines.engine import ClipSession, Engine, Reply
 from videoreasoner.engines.local import LocalEngine
@@ -31,7 +32,9 @@ from videoreasoner.settings import Settings
 from videoreasoner.spans import Span, merge
 from videoreasoner.stopwatch import Stopwatch
 from videoreasoner.tasks import LETTERS, Task, parse_event, parse_key_elements
-from videoreasoner.video.file import VideoFile
+from videoreasoner.video.guarded import DEFAULT_TIME_LIMIT_S, GuardedVideoFile
+from videoreasoner.video.process import start_decoder
+from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import PAIR, FramePlan, focus_plan, uniform_plan
 
 Mode = Literal["focus", "direct"]
@@ -84,11 +87,20 @@ class Reasoner:
     Args:
         engine: a loaded model.
         encoder: finds the frames that show a key element; without one, focus uses the event alone.
+        video_time_limit_s: how long the decoder of a film may keep one call waiting before it is stopped: see
+            `GuardedVideoFile`.
     """
 
-    def __init__(self, engine: Engine, encoder: TextImageEncoder | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        encoder: TextImageEncoder | None = None,
+        *,
+        video_time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+    ) -> None:
         self.engine = engine
         self.encoder = encoder
+        self.video_time_limit_s = video_time_limit_s
 
     @classmethod
     def from_pretrained(
@@ -98,6 +110,7 @@ class Reasoner:
         device: str = "auto",
         dtype: torch.dtype | None = None,
         constrain_event: bool = True,
+        video_time_limit_s: float = DEFAULT_TIME_LIMIT_S,
         **overrides: Any,
     ) -> Reasoner:
         """Load a shipped model, a folder or a Hugging Face id.
@@ -106,17 +119,21 @@ class Reasoner:
             model: "tiny" ships with the package; any Qwen2-VL or Qwen2.5-VL checkpoint goes in its place.
             device, dtype: see `load_checkpoint`.
             constrain_event: decode the event under its grammar.
+            video_time_limit_s: see `Reasoner`.
             overrides: any field of `Settings`; `encoder="none"` does without a text-image encoder.
 
         Raises:
             CheckpointError, SettingError, MissingExtraError
         """
+        # Starts while the model loads.
+        start_decoder()
         checkpoint = load_checkpoint(model, device, dtype, **overrides)
         engine = LocalEngine(checkpoint, constrain_event=constrain_event)
         wanted = checkpoint.settings.encoder
         if wanted is None or wanted == "none":
-            return cls(engine)
-        return cls(engine, load_encoder(_encoder_spec(wanted), str(checkpoint.model.device)))
+            return cls(engine, video_time_limit_s=video_time_limit_s)
+        encoder = load_encoder(_encoder_spec(wanted), str(checkpoint.model.device))
+        return cls(engine, encoder, video_time_limit_s=video_time_limit_s)
 
     @property
     def settings(self) -> Settings:
@@ -148,7 +165,7 @@ class Reasoner:
         if mode not in MODES:
             raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
         name = os.fspath(video)
-        with VideoFile(video) as film:
+        with GuardedVideoFile(video, self.video_time_limit_s) as film:
             session = _Session(self, film, name)
             for query in queries:
                 try:
@@ -175,15 +192,17 @@ class _Focus:
 class _Session:
     """One film and the questions about it."""
 
-    def __init__(self, reasoner: Reasoner, film: VideoFile, name: str) -> None:
+    def __init__(self, reasoner: Reasoner, film: VideoReader, name: str) -> None:
         self.settings = reasoner.engine.settings
         self.model = reasoner.engine.name
         self.encoder = reasoner.encoder
         self.film, self.name = film, name
         self.clip: ClipSession = reasoner.engine.open(film)
-        self.uniform: FramePlan = uniform_plan(film.duration_s, self.settings.sampling)
+        # Where sparse frames may stand; true times from here on, so nothing later has to know about key frames.
+        self.key_times_s = film.key_times_s if self.settings.sparse_seek == "keyframe" else np.empty(0)
+        self.uniform: FramePlan = uniform_plan(film.duration_s, self.settings.sampling, self.key_times_s)
         self.stopwatch = Stopwatch()
-        self._searched: tuple[np.ndarray[Any, Any], torch.Tensor] | None = None
+        self._searched: tuple[NDArray[np.float64], torch.Tensor] | None = None
 
     def answer(self, query: Query, mode: str) -> Answer:
         started = time.perf_counter()
@@ -192,6 +211,7 @@ class _Session:
         replies: list[Reply] = []
         focus = _Focus(plan=self.uniform)
         if mode == "focus":
+            self._search()
             located = self.clip.complete(self.uniform, query.text, query.options, [Task.EVENT, Task.KEY_ELEMENTS])
             replies.append(located)
             focus = self._focus(located, notes)
@@ -250,7 +270,7 @@ class _Session:
         around = [Span.around(k.time_s, settings.keyframe_width_s) for k in keyframes]
         wanted = [event, *around] if event else around
         spans = merge(c for s in wanted if (c := s.clipped(duration_s)) is not None)
-        plan = focus_plan(duration_s, spans, settings.sampling, [keyframe.time_s for keyframe in keyframes])
+        plan = focus_plan(duration_s, spans, settings.sampling, [k.time_s for k in keyframes], self.key_times_s)
         if not plan.dense.any():
             notes.append("nothing usable was located, so the frames stay evenly spread")
             spans = []
@@ -258,10 +278,10 @@ class _Session:
 
     def _keyframes(self, elements: list[str]) -> list[Keyframe]:
         settings = self.settings
-        if self.encoder is None or not elements or settings.max_key_elements == 0:
+        if self.encoder is None or self._searched is None or not elements:
             return []
+        times, images = self._searched
         with self.stopwatch.stage("retrieve"):
-            times, images = self._search(self.encoder)
             looked_for = elements[: settings.max_key_elements]
             return select_keyframes(
                 self.encoder.encode_texts(looked_for),
@@ -273,27 +293,28 @@ class _Session:
                 duration_s=self.film.duration_s,
             )
 
-    def _search(self, encoder: TextImageEncoder) -> tuple[np.ndarray[Any, Any], torch.Tensor]:
-        """Times and features of the frames that are searched; once a film."""
-        if self._searched is None:
-            wanted = retrieval_times(
-                self.film.duration_s,
-                self.settings.retrieval_rate_fps,
-                self.settings.retrieval_max_frames,
-            )
-            times: list[float] = []
-            features: list[torch.Tensor] = []
-            batch: list[Any] = []
-            for time_s, image in self.film.iter_frames_at(wanted):
-                times.append(time_s)
-                batch.append(image)
-                if len(batch) * image.nbytes >= _SEARCH_BYTES:
-                    features.append(encoder.encode_images(np.stack(batch)))
-                    batch.clear()
-            if batch:
-                features.append(encoder.encode_images(np.stack(batch)))
-            self._searched = np.asarray(times), torch.cat(features)
-        return self._searched
+    def _search(self) -> None:
+        """Features of the frames in which key elements are looked for; once a film.
+
+        Before anything is located, so that these frames and those of the first pass are decoded in one run.
+        """
+        settings = self.settings
+        if self.encoder is None or settings.max_key_elements == 0 or self._searched is not None:
+            return
+        wanted = retrieval_times(
+            self.film.duration_s, settings.retrieval_rate_fps, settings.retrieval_max_frames, self.key_times_s
+        )
+        times: list[float] = []
+        features: list[torch.Tensor] = []
+        batch: list[NDArray[np.uint8]] = []
+        for time_s, image in self.clip.decode_ahead(self.uniform, wanted):
+            times.append(time_s)
+            batch.append(image)
+            if len(batch) * image.nbytes >= _SEARCH_BYTES or len(times) == len(wanted):
+                with self.stopwatch.stage("retrieve"):
+                    features.append(self.encoder.encode_images(np.stack(batch)))
+                batch.clear()
+        self._searched = np.asarray(times), torch.cat(features)
 
     def _work(self) -> _Work:
         return _Work(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,6 +24,9 @@ class Settings(BaseModel):
     sparse_rate_fps: float = Field(2.0, gt=0, description="most frames a second, whole film")
     dense_share: float = Field(0.5, ge=0, le=1, description="share of the budget for key spans")
     dense_rate_fps: float = Field(6.0, gt=0, description="most frames a second in key spans")
+    sparse_seek: Literal["exact", "keyframe"] = Field(
+        "exact", description="sparse frames at even times, or on the key frames nearest to them, which cost far less"
+    )
     keyframe_width_s: float = Field(2.0, gt=0, description="seconds of film around a keyframe")
     min_pixels: int = Field(128 * 28 * 28, ge=1, description="least area of a resized frame")
     max_pixels: int = Field(256 * 28 * 28, ge=1, description="largest area of a resized frame")

@@ -153,3 +153,19 @@ def test_uneven_times_move_the_positions_of_qwen2_5(film_path: Path) -> None:
     temporal = case.features.encode(plan).tokens.temporal
     assert temporal == tuple(int(100 * (times[a] - times[0]) + 1e-6) for a, _ in picks)
     assert temporal[2] - temporal[1] > temporal[1] - temporal[0]
+
+
+def test_frames_decoded_ahead_are_used_and_others_are_handed_on(case: Case) -> None:
+    others = np.array([0.31, float(case.uniform.times_s[0]), 0.62])
+    handed = list(case.features.decode_ahead(case.uniform, others))
+    expected = VideoFile(case.path).frames_at(np.sort(others))
+    assert [time_s for time_s, _ in handed] == expected.times_s.tolist()
+    assert all(np.array_equal(image, pixels) for (_, image), pixels in zip(handed, expected.pixels, strict=True))
+
+    asked = len(case.film.asked)
+    assert asked == len({*case.uniform.times_s.tolist(), *others.tolist()})
+    _same(case.features.encode(case.uniform), case.fresh().encode(case.uniform))
+    assert len(case.film.asked) == asked + len(case.uniform.times_s)  # those of the fresh one
+    # What is encoded is not decoded again for a plan that has it.
+    assert len(list(case.features.decode_ahead(case.uniform, others[:1]))) == 1
+    assert len(case.film.asked) == asked + len(case.uniform.times_s) + 1

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videoreasoner.errors import SettingError, VideoError
-from videoreasoner.video import decoder
+from videoreasoner.video import plan
 from videoreasoner.video.file import VideoFile
 
 SHORT_GOPS = RECIPES["short gops, b-frames"]
@@ -53,7 +53,7 @@ def short(folder: Path) -> Path:
 
 @pytest.fixture
 def seeks_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "FRAMES_WORTH_A_SEEK", 0)
+    monkeypatch.setattr(plan, "FRAMES_WORTH_A_SEEK", 0)
 
 
 def _on_screen(times_s: np.ndarray, wanted_s: float) -> int:
@@ -87,11 +87,11 @@ def test_frames_at_any_times_equal_a_straight_decode(film: Path) -> None:
             min_size=1,
             max_size=8,
         ),
-        st.sampled_from([0, decoder.FRAMES_WORTH_A_SEEK]),
+        st.sampled_from([0, plan.FRAMES_WORTH_A_SEEK]),
     )
     def check(times_s: list[float], worth_a_seek: int) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(decoder, "FRAMES_WORTH_A_SEEK", worth_a_seek)
+            patch.setattr(plan, "FRAMES_WORTH_A_SEEK", worth_a_seek)
             compare(times_s)
 
     def compare(times_s: list[float]) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from videoreasoner.errors import SettingError
 from videoreasoner.spans import Span, merge
-from videoreasoner.video.sampling import PAIR, SamplingSettings, focus_plan, uniform_plan
+from videoreasoner.video.sampling import PAIR, SamplingSettings, focus_plan, on_key_frames, uniform_plan
 
 DURATIONS = st.floats(1e-3, 1e5)
 SETTINGS = st.builds(
@@ -247,3 +247,55 @@ def test_absurd_rates_are_only_limited_by_the_budget():
     config = SamplingSettings(64, sparse_rate_fps=1e308, dense_rate_fps=1e308)
     assert len(uniform_plan(1e5, config)) == 32
     assert len(focus_plan(1e5, [Span(0, 1e5)], config)) == 32
+
+
+# Sparse frames on key frames
+
+
+@st.composite
+def keyed_films(draw):
+    """Duration and key-frame times: regular groups of pictures, or anything."""
+    duration_s = draw(DURATIONS)
+    if draw(st.booleans()):
+        return duration_s, np.arange(0.0, duration_s, duration_s / draw(st.integers(1, 200)))
+    shares = draw(st.lists(st.floats(0, 1, exclude_max=True), max_size=30, unique=True))
+    return duration_s, np.array(sorted(shares)) * duration_s
+
+
+@given(keyed_films(), st.integers(1, 200))
+def test_times_move_onto_key_frames_within_their_slots(film, count):
+    duration_s, keys_s = film
+    slot_s = duration_s / count
+    centres_s = (np.arange(count) + 0.5) * slot_s
+    moved_s = on_key_frames(centres_s, duration_s, keys_s)
+    assert (np.diff(moved_s) > 0).all()
+    assert (np.abs(moved_s - centres_s) <= slot_s / 2 * (1 + 1e-6)).all()
+    for centre_s, time_s in zip(centres_s, moved_s, strict=True):
+        off_s = np.abs(keys_s - centre_s).min() if len(keys_s) else np.inf
+        if time_s in keys_s:
+            assert abs(time_s - centre_s) == off_s or off_s > slot_s / 2 * (1 - 1e-6)
+        else:
+            assert time_s == centre_s
+            assert off_s > slot_s / 2 * (1 - 1e-6)
+
+
+@given(keyed_films(), focus_requests())
+def test_plans_on_key_frames_have_the_form_of_plans(film, request_):
+    duration_s, keys_s = film
+    _, spans, config, keyframes = request_
+    spans = [Span(s.start_s % duration_s, s.start_s % duration_s + s.length_s) for s in spans]
+    plain = uniform_plan(duration_s, config)
+    uniform = uniform_plan(duration_s, config, keys_s)
+    check_form(uniform, duration_s, config)
+    assert len(uniform) == len(plain)
+    focused = focus_plan(duration_s, spans, config, keyframes, keys_s)
+    check_form(focused, duration_s, config)
+    of_grid = {tuple(pair) for pair in uniform.pairs_s.tolist()}
+    assert all(tuple(pair) in of_grid for pair in focused.pairs_s[~focused.dense].tolist())
+
+
+def test_a_film_with_a_key_frame_in_every_slot_is_looked_at_on_key_frames_alone():
+    keys_s = np.arange(0, 1200, 10.0)
+    plan = uniform_plan(1200.0, SamplingSettings(frame_budget=64), keys_s)
+    assert set(plan.times_s) <= set(keys_s)
+    assert len(set(plan.times_s)) == 64

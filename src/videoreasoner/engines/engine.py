@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from videoreasoner.settings import Settings
 from videoreasoner.tasks import Task
-from videoreasoner.video.file import VideoFile
+from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import FramePlan
 
 
@@ -60,6 +63,20 @@ class ClipSession(Protocol):
     @property
     def pairs_encoded(self) -> int: ...
 
+    def decode_ahead(self, plan: FramePlan, also_s: NDArray[np.float64]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """Decode what a plan needs, and on the way frames that the caller wants for itself: one run serves both.
+
+        Args:
+            also_s: float64[T], seconds, each once.
+
+        Yields:
+            True time and uint8[H, W, 3] of the frame at each of `also_s`, in the order of time.
+
+        Raises:
+            VideoError: the film holds no usable frame.
+        """
+        ...
+
     def complete(
         self,
         plan: FramePlan,
@@ -83,4 +100,4 @@ class Engine(Protocol):
     name: str
     settings: Settings
 
-    def open(self, video: VideoFile) -> ClipSession: ...
+    def open(self, video: VideoReader) -> ClipSession: ...

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from videoreasoner.engines.engine import Completion, Reply
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.models.clip_features import ClipFeatures, EncodedClip
 from videoreasoner.models.decoding import Leaf, TreeDecoder
 from videoreasoner.models.grammar import TokenTrie, event_grammar
+from videoreasoner.models.prompt_tree import ROOT
 from videoreasoner.settings import Settings
 from videoreasoner.stopwatch import Stopwatch
 from videoreasoner.tasks import Task
-from videoreasoner.video.file import VideoFile
+from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import FramePlan
 
 
@@ -49,14 +52,14 @@ class LocalEngine:
     def event_grammar(self) -> TokenTrie:
         return event_grammar(self.checkpoint.encoder)
 
-    def open(self, video: VideoFile) -> LocalClipSession:
+    def open(self, video: VideoReader) -> LocalClipSession:
         return LocalClipSession(self, video)
 
 
 class LocalClipSession:
     """One film: its pair features, and the prefilled trunk of the uniform pass."""
 
-    def __init__(self, engine: LocalEngine, video: VideoFile) -> None:
+    def __init__(self, engine: LocalEngine, video: VideoReader) -> None:
         self.engine = engine
         checkpoint = engine.checkpoint
         device = checkpoint.model.device
@@ -83,14 +86,20 @@ class LocalClipSession:
     def pairs_encoded(self) -> int:
         return self._features.pairs_encoded
 
+    def decode_ahead(self, plan: FramePlan, also_s: NDArray[np.float64]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """See `ClipSession.decode_ahead`."""
+        return self._features.decode_ahead(plan, also_s)
+
     def complete(self, plan: FramePlan, question: str, options: Sequence[str], tasks: Sequence[Task]) -> Reply:
         """See `ClipSession.complete`."""
         encoder = self.engine.checkpoint.encoder
         clip, decoder, tokens_in = self._trunk(plan)
         before = decoder.tokens_cached
         with self._stopwatch.stage("prefill"):
-            [asked] = decoder.add([(encoder.question(question, options), -1)])
-            branches = decoder.add([(encoder.prefix(task), asked) for task in tasks])
+            # One pass for the question and what branches off behind it.
+            _, *branches = decoder.add(
+                [(encoder.question(question, options), ROOT), *((encoder.prefix(task), 0) for task in tasks)]
+            )
         tokens_in += decoder.tokens_cached - before
         log_probs: tuple[float, ...] = ()
         with self._stopwatch.stage("generate"):

@@ -171,6 +171,8 @@ def load_checkpoint(
     name: str | Path,
     device: str = "auto",
     dtype: torch.dtype | None = None,
+    *,
+    quantization_config: Any = None,
     **overrides: Any,
 ) -> Checkpoint:
     """Load any Qwen2-VL or Qwen2.5-VL checkpoint and add the event tokens where they are missing.
@@ -179,6 +181,7 @@ def load_checkpoint(
         name: a shipped checkpoint, a folder or a Hugging Face id.
         device: a torch device, or "auto": the first GPU, else the CPU.
         dtype: of the weights; by default bfloat16 on a GPU and float32 on a CPU.
+        quantization_config: transformers' own, for training adapters on quantised weights.
         overrides: fields of `Settings` that replace the checkpoint's own; None leaves them.
 
     Raises:
@@ -200,7 +203,12 @@ def load_checkpoint(
         # Code of the folder's own is refused here, and not asked about on the terminal.
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model, report = family.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            output_loading_info=True,
+            quantization_config=quantization_config,
         )
     except _LOADING_ERRORS as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
@@ -232,6 +240,11 @@ def save_checkpoint(folder: Path, model: Any, tokenizer: Any, settings: Settings
     """Write a folder that this package, stock transformers and vLLM load."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
+    save_companions(folder, tokenizer, settings, patches)
+
+
+def save_companions(folder: Path, tokenizer: Any, settings: Settings, patches: PatchSettings) -> None:
+    """Write what a checkpoint folder holds beside its weights."""
     tokenizer.save_pretrained(folder)
     settings.save(folder)
     shared = {

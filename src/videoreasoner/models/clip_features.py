@@ -6,18 +6,19 @@ one pass encoded serves every later pass over the same film, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from videoreasoner.models.positions import ClipTokens, temporal_indices
 from videoreasoner.stopwatch import Stopwatch
-from videoreasoner.video.file import VideoFile
 from videoreasoner.video.patches import PatchSettings, patchify, resize
+from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import PAIR, FramePlan
 
 # Bounds the activations of the vision tower; the result does not depend on it.
@@ -54,13 +55,15 @@ class ClipFeatures:
     """
 
     model: Any
-    video: VideoFile
+    video: VideoReader
     patches: PatchSettings
     tokens_per_second: float | None
     stopwatch: Stopwatch
     frames_decoded: int = 0
     pairs_encoded: int = 0
     _pairs: dict[tuple[float, ...], _Pair] = field(default_factory=dict)
+    # Decoded ahead and not encoded yet: the wanted time -> the true one, and the resized frame.
+    _ahead: dict[float, tuple[float, Tensor]] = field(default_factory=dict)
     _grid: tuple[int, int] = (0, 0)
 
     def encode(self, plan: FramePlan) -> EncodedClip:
@@ -81,18 +84,45 @@ class ClipFeatures:
             tuple(time_s for pair in pairs for time_s in pair.times_s),
         )
 
+    def decode_ahead(self, plan: FramePlan, also_s: NDArray[np.float64]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """Decode the plan's new frames, and on the way those that someone else wants: one run through the film.
+
+        Args:
+            also_s: float64[T], seconds, each once.
+
+        Yields:
+            True time and uint8[H, W, 3] of the frame at each of `also_s`, in the order of time. The plan's frames are kept for `encode`.
+
+        Raises:
+            VideoError: the film holds no usable frame.
+        """
+        mine = {t for pair in plan.pairs_s.tolist() if tuple(pair) not in self._pairs for t in pair} - set(self._ahead)
+        others = set(also_s.tolist())
+        wanted = sorted(mine | others)
+        frames = iter(zip(wanted, self.video.iter_frames_at(wanted), strict=True)) if wanted else iter(())
+        while True:
+            with self.stopwatch.stage("decode"):
+                found = next(frames, None)
+                if found is None:
+                    return
+                asked, decoded = found
+                if asked in mine:
+                    self._ahead[asked] = self._resized(decoded)
+            if asked in others:
+                yield decoded
+
     @torch.inference_mode()
     def _encode(self, pairs: Sequence[tuple[float, ...]]) -> None:
         wanted = [time_s for pair in pairs for time_s in pair]
         with self.stopwatch.stage("decode"):
-            times: list[float] = []
-            frames: list[Tensor] = []
             # Resized one by one: a hundred frames of a 4K film would not fit into memory together.
-            for time_s, image in self.video.iter_frames_at(wanted):
-                times.append(time_s)
-                frames.append(resize(image[np.newaxis], self.patches))
+            missing = [time_s for time_s in wanted if time_s not in self._ahead]
+            decoded = map(self._resized, self.video.iter_frames_at(missing)) if missing else iter(())
+            frames = [self._ahead[time_s] if time_s in self._ahead else next(decoded) for time_s in wanted]
+            for time_s in wanted:
+                self._ahead.pop(time_s, None)
         with self.stopwatch.stage("encode"):
-            patches = patchify(torch.cat(frames), self.patches)
+            patches = patchify(torch.cat([frame for _, frame in frames]), self.patches)
             weight = next(self.model.model.visual.parameters())
             encoded = self.model.model.get_video_features(
                 patches.pixel_values.to(weight.device, weight.dtype),
@@ -103,6 +133,10 @@ class ClipFeatures:
         merge = self.patches.merge_size
         self._grid = (patches.grid[1] // merge, patches.grid[2] // merge)
         for i, pair in enumerate(pairs):
-            self._pairs[pair] = _Pair(features[i], tuple(times[PAIR * i : PAIR * (i + 1)]))
+            self._pairs[pair] = _Pair(features[i], tuple(t for t, _ in frames[PAIR * i : PAIR * (i + 1)]))
         self.frames_decoded += len(wanted)
         self.pairs_encoded += len(pairs)
+
+    def _resized(self, decoded: tuple[float, NDArray[np.uint8]]) -> tuple[float, Tensor]:
+        time_s, image = decoded
+        return time_s, resize(image[np.newaxis], self.patches)

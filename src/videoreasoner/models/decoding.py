@@ -89,7 +89,10 @@ class TreeDecoder:
         return self._following + sum(len(self.tree.tokens[n]) for n in self.tree.lineage(node))
 
     def add(self, nodes: Sequence[tuple[Sequence[int], int]]) -> list[int]:
-        """Append nodes (token ids, parent) and feed them as one row. Returns their numbers."""
+        """Append nodes (token ids, parent) and feed them as one row; a parent may be an earlier one of them.
+
+        Returns their numbers.
+        """
         numbers = [self.tree.add(tokens, parent) for tokens, parent in nodes]
         logits = self._feed([(n, 0) for n in numbers])
         ends = torch.tensor([len(self.tree.tokens[n]) for n in numbers]).cumsum(0) - 1

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from videoreasoner.errors import SettingError
+from videoreasoner.video.sampling import on_key_frames
 
 # Below this, the difference of two cosines of float32 features is rounding, which depends on the
 # batch size: the earliest of such segments wins, so that the batch size does not move a keyframe.
@@ -42,13 +43,20 @@ class Keyframe:
     end_s: float
 
 
-def retrieval_times(duration_s: float, rate_fps: float = 1.0, max_frames: int = 768) -> NDArray[np.float64]:
+def retrieval_times(
+    duration_s: float,
+    rate_fps: float = 1.0,
+    max_frames: int = 768,
+    key_times_s: Sequence[float] | NDArray[np.float64] = (),
+) -> NDArray[np.float64]:
     """The times of the frames to search: the centres of equal slots of the film.
 
     Args:
         duration_s: length of the film in seconds.
         rate_fps: frames per second, not exceeded unless the film is shorter than one slot.
         max_frames: most frames; a longer film is sampled more sparsely.
+        key_times_s: when key frames are shown, ascending, seconds; each time moves onto the key frame nearest to it
+            in its own slot, if there is one (see `videoreasoner.video.sampling.on_key_frames`).
 
     Returns:
         float64[T], seconds, increasing, in [0, duration_s); T is at least 1.
@@ -62,7 +70,8 @@ def retrieval_times(duration_s: float, rate_fps: float = 1.0, max_frames: int = 
     if max_frames < 1:
         raise SettingError(f"max_frames must be at least 1, not {max_frames}")
     count = max(1, int(min(duration_s * rate_fps, max_frames)))
-    return (np.arange(count, dtype=np.float64) + 0.5) * np.float64(duration_s / count)
+    centres = (np.arange(count, dtype=np.float64) + 0.5) * np.float64(duration_s / count)
+    return on_key_frames(centres, duration_s, key_times_s)
 
 
 def distinct_elements(elements: Sequence[str], max_elements: int = 8) -> list[str]:

@@ -1,33 +1,24 @@
-"""Decoding one frame of a film at the least cost, and checking that it is the right one."""
+"""Decoding any frame of any film, and checking that it is the right one; what is wrong with the film is noted."""
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
-from av.stream import Disposition
-from av.video.frame import PictureType, VideoFrame
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from videoreasoner.errors import VideoError
+from videoreasoner.video import plan
 from videoreasoner.video.index import FrameIndex, packets, scan
+from videoreasoner.video.opening import open_stream, packets_from
+from videoreasoner.video.runs import is_whole
 
-# FFmpeg writes to stderr about every oddity; what matters is said in `Decoder.problems`.
-av.logging.set_level(None)
-
-# A seek empties the decoder, which then needs some packets before its first frame.
-FRAMES_WORTH_A_SEEK = 16
-# Some formats (a playlist without an end) would have FFmpeg wait for more for minutes.
-TIMEOUT_S = 30.0
 TIMES_LISTED = 5
 
 
@@ -50,14 +41,15 @@ class Decoder:
 
     Args:
         source: a path or URL.
+        threads: how many of FFmpeg's own threads may decode.
 
     Raises:
         VideoError: the source cannot be opened, or has no video stream.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, threads: int = 1) -> None:
         self.name = source
-        self._address, self._is_local = _address(source)
+        self._threads = threads
         self._trouble: dict[str, set[int | None]] = {}
         self._index: FrameIndex | None = None
         self._is_closed = False
@@ -86,7 +78,7 @@ class Decoder:
         """
         while True:
             try:
-                frame = next(self._frames(self._packets()), None)
+                frame = next(self._frames(self._read(packets(self._container, self._stream))), None)
                 break
             except _MisledError:
                 self._reopen()
@@ -104,9 +96,8 @@ class Decoder:
             VideoError: it is empty.
             ValueError: the film has been closed before the first use.
         """
-        if self._is_closed and self._index is None:
-            raise ValueError(f"{self.name} has been closed; open it again")
         if self._index is None:
+            self.check_open()
             container, stream = self._open()
             with container:
                 index, problems = scan(container, stream, self._first_stamp)
@@ -139,8 +130,7 @@ class Decoder:
             VideoError: nothing can be decoded any more.
             ValueError: the film has been closed.
         """
-        if self._is_closed:
-            raise ValueError(f"{self.name} has been closed; open it again")
+        self.check_open()
         wanted = int(self.index.stamps[position])
         while True:
             try:
@@ -155,6 +145,13 @@ class Decoder:
         elif picture.frame.is_corrupt:
             self._note("The picture{at} is damaged and shows errors.", wanted)
         return picture
+
+    def check_open(self) -> None:
+        """Raises:
+        ValueError: the film has been closed.
+        """
+        if self._is_closed:
+            raise ValueError(f"{self.name} has been closed; open it again")
 
     def _find(self, wanted: int) -> Picture | None:
         key = self.index.key_before(wanted)
@@ -179,7 +176,7 @@ class Decoder:
         if key <= self._begun:
             return True
         here, there = np.searchsorted(self.index.stamps, [self._held.stamp, self.index.keys[key, 0]])
-        return bool(there - here <= FRAMES_WORTH_A_SEEK)
+        return bool(there - here <= plan.FRAMES_WORTH_A_SEEK)
 
     def _advance(self, wanted: int) -> None:
         """Decode on until `_held` is the last frame shown at or before `wanted`."""
@@ -200,12 +197,12 @@ class Decoder:
         self._begun = key
         found = None
         if key or (len(keys) and keys[0, 0] <= self.index.stamps[0]):
-            found = self._packets_from(*keys[key].tolist())
+            found = packets_from(self._container, self._stream, *keys[key].tolist())
         if found is None:
             self._begun = 0
             self._reopen()
-            found = self._packets()
-        self._run = self._pictures(found)
+            found = packets(self._container, self._stream)
+        self._run = self._pictures(self._read(found))
 
     def _pictures(self, source: Iterator[Packet[VideoStream]]) -> Iterator[Picture]:
         """Decoded frames in the order in which they are shown."""
@@ -225,7 +222,7 @@ class Decoder:
             if frame.pts < floor:
                 continue
             is_fresh = last is None and self._begun and self._decodes_ahead
-            if is_fresh and not _is_whole(frame):
+            if is_fresh and not is_whole(frame):
                 self._index = index.with_one_key()
                 raise _MisledError
             last = frame.pts
@@ -247,28 +244,12 @@ class Decoder:
                 continue
             yield from frames
 
-    def _packets(self) -> Iterator[Packet[VideoStream]]:
-        """The packets from here on."""
+    def _read(self, source: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+        """Packets, as far as the file can be read."""
         try:
-            yield from packets(self._container, self._stream)
+            yield from source
         except FFmpegError as error:
             self._note(f"Reading the file broke off ({error.strerror}).")
-
-    def _packets_from(self, pts: int, dts: int) -> Iterator[Packet[VideoStream]] | None:
-        """The packets from a key frame on; None if the file cannot be made to go there."""
-        # Some formats seek by the time of showing, some by the time of decoding.
-        for target in dict.fromkeys((int(pts), int(dts))):
-            try:
-                self._container.seek(target, stream=self._stream)
-            except FFmpegError:
-                continue
-            rest = self._packets()
-            for packet in rest:
-                if packet.is_keyframe and packet.pts == pts:
-                    return chain([packet], rest)
-                if packet.dts is not None and packet.dts > dts:
-                    break
-        return None
 
     def _reopen(self) -> None:
         self._container.close()
@@ -276,38 +257,7 @@ class Decoder:
         self._container, self._stream = self._open()
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
-        # A playlist on disk must not make FFmpeg fetch anything.
-        options = {"protocol_whitelist": "file,crypto,data"} if self._is_local else {}
-        try:
-            container = av.open(self._address, options=options, metadata_errors="replace", timeout=TIMEOUT_S)
-        except FFmpegError as error:
-            raise VideoError(f"{self.name}: {self._refusal(error)}") from error
-        cover = Disposition.attached_pic
-        streams = [each for each in container.streams.video if not each.disposition & cover]
-        if not streams:
-            container.close()
-            raise VideoError(f"{self.name}: it holds no video; name a file with pictures in it.")
-        stream = streams[0]
-        if stream.codec_context is None:
-            container.close()
-            raise VideoError(f"{self.name}: FFmpeg has no decoder for its video; convert it to mp4 (H.264).")
-        stream.codec_context.thread_type = "AUTO" if self._decodes_ahead else "SLICE"
-        return container, stream
-
-    def _refusal(self, error: FFmpegError) -> str:
-        """Why the file cannot be opened and what to do about it."""
-        if not self._is_local:
-            return f"it cannot be fetched ({error.strerror}); check the address and the connection."
-        with open(self._address.removeprefix("file:"), "rb") as file:
-            is_mp4 = file.read(8)[4:] in (b"ftyp", b"mdat", b"free", b"wide", b"skip", b"moov")
-        if is_mp4:
-            return (
-                f"its index (moov) is missing or broken ({error.strerror}): the file was cut off "
-                "while it was written or copied; copy it again in full."
-            )
-        return (
-            f"FFmpeg cannot read it as a video ({error.strerror}); get it again in full, or convert it to mp4 (H.264)."
-        )
+        return open_stream(self.name, self._threads, decodes_ahead=self._decodes_ahead)
 
     def _note(self, what: str, stamp: int | None = None) -> None:
         """Keep a sentence for `problems`; "{at}" in it becomes the times of all its stamps."""
@@ -321,37 +271,3 @@ class Decoder:
         listed = ", ".join(f"{time_s:.2f} s" for time_s in times_s[:TIMES_LISTED])
         rest = len(times_s) - TIMES_LISTED
         return f" at {listed}" + (f" and {rest} more" if rest > 0 else "")
-
-
-def _is_whole(frame: VideoFrame) -> bool:
-    """Whether a frame can stand alone.
-
-    Films that are refreshed strip by strip (x264's intra-refresh) have key frames in name only.
-    """
-    return frame.key_frame or frame.pict_type not in (PictureType.P, PictureType.B)
-
-
-def _address(source: str) -> tuple[str, bool]:
-    """What FFmpeg is to open, and whether that is a file on this machine."""
-    path = source
-    if "://" in source:
-        url = urlsplit(source)
-        if url.scheme != "file":
-            return source, False
-        path = unquote(url.path)
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise VideoError(f"{source}: no such file; check the path.") from error
-    except (OSError, ValueError) as error:
-        raise VideoError(f"{source!r}: it cannot be reached ({error}); check the path.") from error
-    if stat.S_ISDIR(found.st_mode):
-        raise VideoError(f"{source}: it is a folder; name a video file inside it.")
-    if not stat.S_ISREG(found.st_mode):
-        raise VideoError(f"{source}: it is not a regular file; save the video to disk first.")
-    if not os.access(path, os.R_OK):
-        raise VideoError(f"{source}: permission denied; allow reading it (chmod +r).")
-    if not found.st_size:
-        raise VideoError(f"{source}: the file is empty; get it again.")
-    # The prefix keeps FFmpeg from taking a name such as "a:b.mp4" for an address.
-    return f"file:{path}", True

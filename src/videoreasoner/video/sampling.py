@@ -87,8 +87,15 @@ def _check_duration(duration_s: float) -> None:
         raise SettingError(f"a film needs a positive duration, not {duration_s} s")
 
 
-def uniform_plan(duration_s: float, settings: SamplingSettings) -> FramePlan:
+def uniform_plan(
+    duration_s: float, settings: SamplingSettings, key_times_s: Sequence[float] | NDArray[np.float64] = ()
+) -> FramePlan:
     """The sparse pass: the whole film at one rate, at most `sparse_rate_fps`, within the budget.
+
+    Args:
+        duration_s: length of the film in seconds.
+        settings: how the budget is spent.
+        key_times_s: when key frames are shown, in seconds: see `on_key_frames`. Without, the grid is even.
 
     Raises:
         SettingError: the duration is not a positive number.
@@ -97,7 +104,30 @@ def uniform_plan(duration_s: float, settings: SamplingSettings) -> FramePlan:
     # The smaller one first: an absurd rate makes the product infinite, which cannot be rounded.
     wanted = round(min(settings.frame_budget, duration_s * settings.sparse_rate_fps))
     pairs = max(1, wanted // PAIR)
-    return FramePlan(_grid(0.0, duration_s, pairs), np.zeros(pairs, bool))
+    times_s = on_key_frames(_grid(0.0, duration_s, pairs).reshape(-1), duration_s, key_times_s)
+    return FramePlan(times_s.reshape(pairs, PAIR), np.zeros(pairs, bool))
+
+
+def on_key_frames(
+    centres_s: NDArray[np.float64], duration_s: float, key_times_s: Sequence[float] | NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Move times onto key frames, which cost a fraction of what other frames do.
+
+    Each moves onto the key frame nearest to it within its own slot, that is by at most half the distance to its
+    neighbours; one without a key frame in its slot stays. So there are as many distinct times as before, in the same
+    order, and they cover the film as evenly.
+
+    Args:
+        centres_s: float64[T], seconds: the centres of T equal slots of the film.
+        duration_s: length of the film in seconds.
+        key_times_s: when key frames are shown, seconds, in any order.
+    """
+    moved, distance = centres_s.copy(), np.full(len(centres_s), np.inf)
+    for key_s in key_times_s:
+        slot = int(key_s / duration_s * len(centres_s))
+        if 0 <= slot < len(centres_s) and abs(key_s - centres_s[slot]) < distance[slot]:
+            moved[slot], distance[slot] = key_s, abs(key_s - centres_s[slot])
+    return moved
 
 
 def focus_plan(
@@ -105,6 +135,7 @@ def focus_plan(
     key_spans: Sequence[Span],
     settings: SamplingSettings,
     keyframe_times_s: Sequence[float] = (),
+    key_times_s: Sequence[float] | NDArray[np.float64] = (),
 ) -> FramePlan:
     """The answer pass: dense pairs inside the merged key spans, the uniform grid's elsewhere.
 
@@ -115,12 +146,13 @@ def focus_plan(
     pairs of the uniform grid. The dense time nearest to each keyframe is moved onto it: what the
     text-image encoder found is among what the model sees.
 
-    Without a usable key span the plan is the uniform one.
+    Without a usable key span the plan is the uniform one. `key_times_s` are those of `uniform_plan`: sparse pairs
+    stand on key frames, dense ones where they are wanted.
 
     Raises:
         SettingError: the duration is not a positive number.
     """
-    uniform = uniform_plan(duration_s, settings)
+    uniform = uniform_plan(duration_s, settings, key_times_s)
     clipped = [span.clipped(duration_s) for span in key_spans]
     # A span shorter than this has no room for two distinct times.
     shortest_s = duration_s * 1e-6
