@@ -1,17 +1,27 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine, FakeSession
 from tests.video.films import Recipe
 from videoreasoner.batch import BatchResult, answer_rows
-from videoreasoner.errors import RowError, SettingError
+from videoreasoner.engines.engine import Reply
+from videoreasoner.errors import MissingExtraError, RowError, SettingError, VideoError
 from videoreasoner.reasoner import MAX_QUESTION_CHARACTERS, Reasoner
+from videoreasoner.tasks import Task
+from videoreasoner.video.file import VideoFile
+from videoreasoner.video.sampling import FramePlan
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +56,15 @@ def _untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class Run:
     """One call, with an engine of its own that counts."""
 
-    def __init__(self, folder: Path, rows: list[Any] | Path, mode: str = "direct", name: str = "fake") -> None:
-        self.engine = FakeEngine(name=name)
+    def __init__(
+        self,
+        folder: Path,
+        rows: list[Any] | Path,
+        mode: str = "direct",
+        name: str = "fake",
+        engine: FakeEngine | None = None,
+    ) -> None:
+        self.engine = engine or FakeEngine(name=name)
         self.out = folder / "answers.jsonl"
         self.progress: list[tuple[int, int]] = []
         path = rows if isinstance(rows, Path) else _write(folder / "rows.jsonl", rows)
@@ -166,6 +183,117 @@ def test_a_question_that_cannot_be_asked_costs_its_neighbours_nothing(folder: Pa
     run = Run(folder, rows)
     assert run.engine.opened == 1
     assert ["error" in record for record in run.records] == [False, True, False]
+
+
+class FailingSession(FakeSession):
+    def complete(self, plan: FramePlan, question: str, options: Sequence[str], tasks: Sequence[Task]) -> Reply:
+        reply = super().complete(plan, question, options, tasks)
+        assert isinstance(self.engine, FailingEngine)
+        if question in self.engine.failures:
+            raise self.engine.failures[question]
+        return reply
+
+
+class FailingEngine(FakeEngine):
+    """Fails at some questions."""
+
+    def __init__(self, **failures: Exception) -> None:
+        super().__init__()
+        self.failures = {f"Question {name[1:]}?": failure for name, failure in failures.items()}
+
+    def open(self, video: VideoFile) -> FakeSession:
+        super().open(video)
+        return FailingSession(self, video)
+
+
+@pytest.mark.parametrize(
+    ("failure", "word"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (MissingExtraError("install it"), "install it"),
+    ],
+)
+def test_a_failure_of_one_question_costs_its_neighbours_nothing(folder: Path, failure: Exception, word: str) -> None:
+    rows = [_row(n) for n in range(4)]
+    run = Run(folder, rows, engine=FailingEngine(_1=failure))
+    assert run.result == BatchResult(answered=3, resumed=0, failed=1)
+    assert [record["id"] for record in run.records] == [row["id"] for row in rows]
+    assert word in run.records[1]["error"]
+    # Nothing is asked twice; the film is opened once more.
+    assert run.asked == [row["question"] for row in rows]
+    assert run.engine.opened == 2
+    assert Run(folder, rows).result == BatchResult(answered=1, resumed=3, failed=0)
+
+
+def test_a_film_that_fails_midway_fails_its_rows_that_are_left_and_no_others(folder: Path) -> None:
+    engine = FailingEngine(_1=VideoError("a.mp4 is stuck"))
+    run = Run(folder, [_row(0), _row(1), _row(2), _row(3, "b.mp4")], engine=engine)
+    assert ["error" in record for record in run.records] == [False, True, True, False]
+    assert engine.opened == 2
+    assert run.asked == ["Question 0?", "Question 1?", "Question 3?"]
+
+
+def test_a_defect_of_ours_stops_the_run_and_loses_nothing(folder: Path) -> None:
+    with pytest.raises(RuntimeError, match="a defect"):
+        Run(folder, ROWS, engine=FailingEngine(_2=RuntimeError("a defect")))
+    assert [record["id"] for record in _records(folder / "answers.jsonl")] == ["row-0", "row-1"]
+    assert Run(folder, ROWS).result == BatchResult(answered=2, resumed=2, failed=0)
+
+
+# Stands for a machine that goes down: answers, and kills its own process when it is asked a certain question.
+_DOOMED = """
+import os, signal, sys
+from pathlib import Path
+from tests.fake_engine import FakeEngine, FakeSession
+from videoreasoner.batch import answer_rows
+from videoreasoner.reasoner import Reasoner
+
+class Session(FakeSession):
+    def complete(self, plan, question, options, tasks):
+        if question == sys.argv[2]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().complete(plan, question, options, tasks)
+
+class Engine(FakeEngine):
+    def open(self, video):
+        return Session(self, video)
+
+folder = Path(sys.argv[1])
+answer_rows(Reasoner(Engine()), folder / "rows.jsonl", folder / "answers.jsonl", mode="direct", video_root=folder)
+"""
+
+
+def test_a_process_that_is_killed_loses_no_answer_and_gives_none_twice(folder: Path) -> None:
+    _write(folder / "rows.jsonl", ROWS)
+    for question, there in (("Question 1?", 1), ("Question 3?", 3)):
+        command = [sys.executable, "-c", _DOOMED, str(folder), question]
+        done = subprocess.run(command, capture_output=True, cwd=Path(__file__).parent.parent, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        # Each answer is in the file, whole, before the next question is asked.
+        assert [record["id"] for record in _records(folder / "answers.jsonl")] == [r["id"] for r in ROWS[:there]]
+    last = Run(folder, ROWS)
+    assert last.result == BatchResult(answered=1, resumed=3, failed=0)
+    assert [record["row"] for record in last.records] == ROWS
+    assert last.asked == ["Question 3?"]
+
+
+def test_a_disk_that_is_full_is_said_and_what_was_written_goes_on(folder: Path) -> None:
+    rows = _write(folder / "rows.jsonl", ROWS)
+    out = folder / "answers.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_500, hard))
+    try:
+        with pytest.raises(SettingError, match=r"answers\.jsonl: cannot be written"):
+            answer_rows(Reasoner(FakeEngine()), rows, out, mode="direct", video_root=folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert out.stat().st_size == 2_500
+    again = Run(folder, rows)
+    assert again.result.failed == 0
+    assert 0 < again.result.resumed < len(ROWS)
+    assert [record["row"] for record in again.records] == ROWS
 
 
 def test_half_a_surrogate_pair_is_no_obstacle(folder: Path) -> None:

@@ -1,19 +1,24 @@
 """Many questions from a file of rows to a file of answers, resumable at any moment.
 
 An answer file is one JSON object a line, appended and flushed as soon as it is there; a line cut short by a kill is
-dropped on the next start and its row asked again. A row that cannot be answered becomes an error record.
+dropped on the next start and its row asked again. A row that cannot be answered, also for want of memory, becomes an
+error record.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from videoreasoner.errors import RowError, SettingError, VideoReasonerError
+import torch
+
+from videoreasoner.errors import RowError, SettingError, VideoError, VideoReasonerError
+from videoreasoner.evidence import Answer
 from videoreasoner.files import replacing
 from videoreasoner.reasoner import MODES, Query, Reasoner
 from videoreasoner.rows import Row, read_rows_lenient
@@ -54,22 +59,34 @@ def answer_rows(
         raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
     rows = _load(rows_path)
     asked_as = {"mode": mode, "model": reasoner.engine.name, "settings": reasoner.settings.looking()}
-    try:
+    with _writing(out_path):
         done = _keep_answers(out_path, asked_as)
-        out_path.open("ab").close()
-    except OSError as error:
-        raise SettingError(f"{out_path}: cannot be written ({error.strerror or error}); give --out a file") from error
+    _append(out_path, b"")
     waiting = [row for row in rows if isinstance(row, RowError) or row.id not in done]
     resumed, failed, count = len(rows) - len(waiting), 0, 0
     progress(resumed, len(rows))
-    with out_path.open("ab") as out:
-        for record in _records(reasoner, waiting, mode, video_root):
-            out.write(_line(record))
-            out.flush()
-            failed += "error" in record
-            count += 1
-            progress(resumed + count, len(rows))
+    for record in _records(reasoner, waiting, mode, video_root):
+        _append(out_path, _line(record))
+        failed += "error" in record
+        count += 1
+        progress(resumed + count, len(rows))
     return BatchResult(count - failed, resumed, failed)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingError(
+            f"{path}: cannot be written ({error.strerror or error}); give --out a file on a disk that has room"
+        ) from error
+
+
+def _append(path: Path, line: bytes) -> None:
+    # Closed each time: that is when a full disk speaks up.
+    with _writing(path), path.open("ab") as out:
+        out.write(line)
 
 
 def _records(
@@ -82,28 +99,47 @@ def _records(
         members = list(group)
         if name is None:
             yield from ({"id": None, "error": str(row)} for row in members)
-            continue
-        queries = [_query(row) for row in members if isinstance(row, Row)]
-        answers = reasoner.iter_answers(name, [query for query in queries if isinstance(query, Query)], mode)
-        failure: VideoReasonerError | None = None
-        for row, query in zip(members, queries, strict=True):
-            assert isinstance(row, Row)
-            error = query if isinstance(query, VideoReasonerError) else failure
-            if error is None:
-                try:
-                    answer = next(answers)
-                    yield {"id": row.id, **answer.to_dict(), "row": json.loads(row.to_json_line())}
-                    continue
-                except VideoReasonerError as caught:
-                    error = failure = caught
-            yield {"id": row.id, "error": str(error)}
+        else:
+            yield from _film_records(reasoner, name, [row for row in members if isinstance(row, Row)], mode)
 
 
-def _query(row: Row) -> Query | VideoReasonerError:
+def _film_records(reasoner: Reasoner, name: str, rows: Sequence[Row], mode: str) -> Iterator[dict[str, Any]]:
+    """Records of rows about one film. A film that fails fails all rows that are left; a row that fails, itself."""
+    queries = [_query(row) for row in rows]
+    answers: Iterator[Answer] | None = None
+    film_error: str | None = None
+    for number, (row, query) in enumerate(zip(rows, queries, strict=True)):
+        error = query if isinstance(query, str) else film_error
+        if error is None:
+            # Opened for all questions that are left, and again after a failure, which ends an iterator.
+            if answers is None:
+                left = [query for query in queries[number:] if isinstance(query, Query)]
+                answers = reasoner.iter_answers(name, left, mode)
+            try:
+                answer = next(answers)
+                yield {"id": row.id, **answer.to_dict(), "row": json.loads(row.to_json_line())}
+                continue
+            except VideoError as caught:
+                error = film_error = str(caught)
+            except VideoReasonerError as caught:
+                error, answers = str(caught), None
+            except (MemoryError, RuntimeError) as caught:
+                if not _is_out_of_memory(caught):
+                    raise
+                error, answers = f"{name}: out of memory; lower --frame-budget or take a smaller model", None
+        yield {"id": row.id, "error": error}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU torch has no type of its own for it.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
+def _query(row: Row) -> Query | str:
     try:
         return Query(row.question, tuple(row.options or ()))
     except VideoReasonerError as error:
-        return error
+        return str(error)
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -32,3 +32,15 @@ class SettingError(VideoReasonerError):
 
 class MissingExtraError(VideoReasonerError):
     """An optional dependency that is needed for this request and is not installed."""
+
+
+class RewardError(VideoReasonerError):
+    """A reward function that fails, or gives something that is no reward."""
+
+
+class TrainingError(VideoReasonerError):
+    """A training run that cannot start in its folder, or cannot go on."""
+
+
+class EvaluationError(VideoReasonerError):
+    """A run of a benchmark that cannot start in its folder, go on, or be compared with another."""

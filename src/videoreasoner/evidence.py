@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from videoreasoner import __version__
+from videoreasoner.errors import RowError
 from videoreasoner.retrieval.keyframes import Keyframe
 from videoreasoner.spans import Span
 
@@ -45,6 +50,7 @@ class Answer:
         settings: how the film was looked at: budgets, rates, encoder.
         notes: what did not go as asked, in sentences; empty when all went well.
         completions: what the model wrote in each branch, as it wrote it.
+        version: of this package, when the answer was given.
     """
 
     video: str
@@ -66,7 +72,24 @@ class Answer:
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     completions: dict[str, str] = field(default_factory=dict)
+    version: str = __version__
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Answer:
+        """The answer that `to_dict` wrote, also after a round trip through JSON; further keys are ignored.
+
+        Raises:
+            RowError: the record is not that of an answer.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(dict(record))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise RowError(
+                f"not the record of an answer ({place}: {first['msg']}); give one of `ask --json`"
+            ) from error

@@ -14,12 +14,11 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.fake_engine import SETTINGS, FakeEncoder, FakeEngine
 from tests.video.films import Recipe, overwrite_packets
 from videoreasoner.cli.main import main
-from videoreasoner.errors import QuestionError, VideoError
+from videoreasoner.errors import CheckpointError, QuestionError, VideoError
 from videoreasoner.reasoner import Reasoner
 from videoreasoner.rows import read_rows
 from videoreasoner.synthetic.film import FilmSettings, film_world, write_film
@@ -81,13 +80,26 @@ class Loading:
     given: dict[str, Any] = field(default_factory=dict)
 
     def __call__(
-        self, model: str = "tiny", *, encoder: str | None, device: str, constrain_event: bool, **overrides: Any
+        self,
+        model: str = "tiny",
+        *,
+        encoder: str | None,
+        device: str,
+        constrain_event: bool,
+        video_time_limit_s: float = 300.0,
+        **overrides: Any,
     ) -> Reasoner:
         self.models.append(model)
-        self.given = {"encoder": encoder, "device": device, "constrain_event": constrain_event}
+        self.given = {
+            "encoder": encoder,
+            "device": device,
+            "constrain_event": constrain_event,
+            "video_time_limit_s": video_time_limit_s,
+        }
         engine = FakeEngine(SETTINGS.changed(**overrides), name=model)
         engine.texts[Task.KEY_ELEMENTS] = "10"
-        return Reasoner(engine, None if encoder == "none" else FakeEncoder())
+        found_by = None if encoder == "none" else FakeEncoder()
+        return Reasoner(engine, found_by, video_time_limit_s=video_time_limit_s)
 
 
 @pytest.fixture
@@ -121,7 +133,7 @@ def test_ask_json_in_a_process_of_its_own_keeps_stderr_empty(film: Path, tmp_pat
     assert {"event", "key_elements", "keyframes", "key_spans", "frames", "timing", "usage", "notes"} <= set(record)
 
 
-def test_demo_makes_a_film_answers_and_pictures_and_removes_nothing(run: Run, tmp_path: Path) -> None:
+def test_demo_makes_a_film_answers_and_pages_and_removes_nothing(run: Run, tmp_path: Path) -> None:
     mine = {tmp_path / "films" / "00000.mp4": b"mine", tmp_path / "plain.jsonl": b"mine too"}
     for path, content in mine.items():
         path.parent.mkdir(exist_ok=True)
@@ -133,7 +145,10 @@ def test_demo_makes_a_film_answers_and_pictures_and_removes_nothing(run: Run, tm
     for name in ("plain", "detail"):
         record = json.loads((folder / f"answer-{name}.json").read_text())
         assert set(record) == {"direct", "focus"}
-        assert Image.open(folder / f"answer-{name}.png").width == 1200
+        page = folder / f"answer-{name}.html"
+        assert f"Page     {page}\n" in result.out
+        assert record["focus"]["question"] in page.read_text()
+        assert "True event" in page.read_text()
     [video] = (folder / "films").glob("*.mp4")
     with VideoFile(video) as opened:
         assert opened.duration_s == pytest.approx(60)
@@ -171,11 +186,12 @@ def test_flags_of_sampling_change_the_frames(run: Run, film: Path, loading: Load
 
 def test_flags_of_loading_reach_the_loader(run: Run, film: Path, loading: Loading) -> None:
     assert run("ask", film, "What?").code == 0
-    assert loading.given == {"encoder": None, "device": "auto", "constrain_event": True}
-    result = run("ask", film, "What?", "--json", "--model", "m", "--device", "cpu", "--encoder", "e", "--free-event")
+    assert list(loading.given.values()) == [None, "auto", True, 300.0]
+    flags = ("--model", "m", "--device", "cpu", "--encoder", "e", "--free-event", "--video-time-limit", "7")
+    result = run("ask", film, "What?", "--json", *flags)
     assert result.json["model"] == "m"
     assert loading.models == ["tiny", "m"]
-    assert loading.given == {"encoder": "e", "device": "cpu", "constrain_event": False}
+    assert list(loading.given.values()) == ["e", "cpu", False, 7.0]
 
 
 def test_mode_direct_locates_nothing(run: Run, film: Path, loading: Loading) -> None:
@@ -193,18 +209,68 @@ def test_the_real_loader_takes_every_flag(run: Run, film: Path) -> None:
     assert result.json["keyframes"] == []
 
 
+def test_report_writes_a_page_and_says_where(run: Run, film: Path, loading: Loading, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    ask = ("ask", film, "What?", "-o", "red", "-o", "blue", "--report", page)
+    result = run(*ask)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[-1].split() == ["Report", str(page)]
+    assert "true answer" not in page.read_text()
+    result = run(*ask, "--true-answer", "red", "--true-event", "3", "6", "--json")
+    assert (result.code, result.err) == (0, "")
+    # With --json, stdout is JSON and nothing else.
+    assert result.json["choice"] == "B"
+    compared = page.read_text()
+    assert "The true answer is A." in compared
+    assert "overlap by 1.00" in compared
+    open_question = run("ask", film, "What?", "--report", page, "--true-answer", "it is <b>red</b>")
+    assert open_question.code == 0
+    assert "it is &lt;b&gt;red&lt;/b&gt;" in page.read_text()
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_loaded(
+    run: Run, film: Path, loading: Loading, tmp_path: Path
+) -> None:
+    content = film.read_bytes()
+    ask = ("ask", film, "What?", "-o", "red", "-o", "blue")
+    for page, word in ((tmp_path, "folder"), (tmp_path / "no" / "page.html", "folder"), (film, "the video")):
+        _one_line(run(*ask, "--report", page), str(page), word)
+    for flags, word in (
+        (("--true-answer", "red"), "--report"),
+        (("--true-event", "1", "2"), "--report"),
+        (("--report", tmp_path / "p", "--true-answer", "green"), "'green'"),
+        (("--report", tmp_path / "p", "--true-event", "2", "1"), "ends before it starts"),
+        (("--report", tmp_path / "p", "--true-event", "2"), "--true-event"),
+    ):
+        _one_line(run(*ask, *flags), word)
+    rows = tmp_path / "rows.jsonl"
+    _one_line(run("ask", "--batch", rows, "--out", tmp_path / "o", "--report", tmp_path / "p"), "--report", "--batch")
+    assert loading.models == []
+    assert film.read_bytes() == content
+
+
 def test_batch_answers_rows_and_goes_on(run: Run, film: Path, loading: Loading, tmp_path: Path) -> None:
     rows, out = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
     content = [{"id": str(n), "video": film.name, "question": "What?", "options": ["a", "b"]} for n in range(3)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in content))
     arguments = ("ask", "--batch", rows, "--out", out, "--video-root", film.parent, "--mode", "direct")
     first = run(*arguments)
-    assert (first.code, first.err) == (0, "")
+    assert first.code == 0
+    # No terminal, so no bar: a line at each tenth.
+    lines = first.err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "answering: 1 of 3 (33 %)",
+        "answering: 2 of 3 (66 %)",
+        "answering: 3 of 3 (100 %)",
+    ]
+    assert all("row" in line and line.endswith("left") for line in lines)
     assert "3 answered, 0 were there already, 0 failed" in first.out
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert [record["id"] for record in records] == ["0", "1", "2"]
     assert {record["mode"] for record in records} == {"direct"}
-    assert "0 answered, 3 were there already" in run(*arguments).out
+    again = run(*arguments)
+    assert (again.code, again.err) == (0, "")
+    assert "0 answered, 3 were there already" in again.out
 
 
 def test_a_batch_with_failures_says_how_many(run: Run, film: Path, loading: Loading, tmp_path: Path) -> None:
@@ -212,8 +278,29 @@ def test_a_batch_with_failures_says_how_many(run: Run, film: Path, loading: Load
     content = [{"id": n, "video": v, "question": "What?"} for n, v in (("a", str(film)), ("b", "missing.mp4"))]
     rows.write_text("".join(json.dumps(row) + "\n" for row in content))
     result = run("ask", "--batch", rows, "--out", out)
-    _one_line(result, str(out), "1 row")
-    assert "1 answered" in result.out
+    assert result.code == 2
+    assert "1 row" in result.err.splitlines()[-1]
+    assert str(out) in result.err.splitlines()[-1]
+    assert result.out.splitlines()[-1].endswith("1 answered, 0 were there already, 1 failed")
+
+
+def test_doctor_examines_and_asks_the_shipped_model(run: Run) -> None:
+    result = run("doctor", "--json")
+    assert (result.code, result.err) == (0, "")
+    assert result.json["ok"] is True
+    assert {"videoreasoner", "Python", "torch", "transformers", "PyAV", "FFmpeg"} <= {
+        finding["name"] for finding in result.json["versions"]
+    }
+
+
+def test_doctor_fails_where_the_model_cannot_be_loaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise CheckpointError("weights are missing")
+
+    monkeypatch.setattr(Reasoner, "from_pretrained", refuse)
+    result = run("doctor")
+    assert (result.code, result.err) == (1, "")
+    assert "Self-check FAILED: broken: CheckpointError: weights are missing" in result.out.splitlines()[-1]
 
 
 def test_synthetic_make(run: Run, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,9 +19,15 @@ from videoreasoner.cli.options import (
     ModelOption,
     ModeOption,
     SparseRateOption,
+    SparseSeekOption,
+    VideoTimeLimitOption,
     load_reasoner,
 )
 from videoreasoner.errors import QuestionError, RowError, SettingError
+
+if TYPE_CHECKING:
+    from videoreasoner.reasoner import Reasoner
+    from videoreasoner.rows import Row
 
 
 def ask(
@@ -33,6 +39,15 @@ def ask(
     model: ModelOption = "tiny",
     mode: ModeOption = "focus",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write the answer with its evidence as an HTML page.")
+    ] = None,
+    true_answer: Annotated[
+        str | None, typer.Option("--true-answer", help="The right answer, for the page to compare.")
+    ] = None,
+    true_event: Annotated[
+        tuple[float, float] | None, typer.Option("--true-event", help="When it happens: two times in seconds.")
+    ] = None,
     batch: Annotated[Path | None, typer.Option("--batch", help="Rows to answer, JSON lines; needs --out.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Answers, JSON lines; a killed run goes on there.")] = None,
     video_root: Annotated[
@@ -44,6 +59,8 @@ def ask(
     dense_share: DenseShareOption = None,
     dense_rate_fps: DenseRateOption = None,
     keyframe_width_s: KeyframeWidthOption = None,
+    sparse_seek: SparseSeekOption = None,
+    video_time_limit: VideoTimeLimitOption = 300.0,
     free_event: FreeEventOption = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -53,12 +70,18 @@ def ask(
     """
     if batch is None and (video is None or question is None):
         raise QuestionError("give a VIDEO and a QUESTION, or --batch ROWS --out ANSWERS")
-    if batch is not None and (out is None or video is not None or option or as_json):
-        raise SettingError("--batch takes --out, and neither VIDEO, QUESTION, --option nor --json")
+    if batch is not None and (out is None or video is not None or option or as_json or report is not None):
+        raise SettingError("--batch takes --out, and neither VIDEO, QUESTION, --option, --json nor --report")
     if batch is None and (out is not None or video_root is not None):
         raise SettingError("--out and --video-root go with --batch")
+    if report is None and (true_answer is not None or true_event is not None):
+        raise SettingError("--true-answer and --true-event go with --report")
     # Checked before a model is loaded: a typing mistake should not cost a minute.
-    _check_before_loading(mode, video, question, option, batch)
+    _check_before_loading(mode, video, question, option, batch, video_time_limit)
+    truth = None
+    if report is not None and video is not None and question is not None:
+        _check_report(report, video)
+        truth = _truth(video, question, option, true_answer, true_event)
     reasoner = load_reasoner(
         model,
         device,
@@ -69,6 +92,8 @@ def ask(
         dense_share=dense_share,
         dense_rate_fps=dense_rate_fps,
         keyframe_width_s=keyframe_width_s,
+        sparse_seek=sparse_seek,
+        video_time_limit_s=video_time_limit,
     )
     if batch is not None and out is not None:
         _answer_batch(reasoner, batch, out, mode, video_root)
@@ -76,20 +101,54 @@ def ask(
     answer = reasoner.ask(video, question, option or (), mode)
     if as_json:
         typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
-        return
-    from videoreasoner.cli.text import describe
+    else:
+        from videoreasoner.cli.text import describe
 
-    typer.echo(describe(answer))
+        typer.echo(describe(answer))
+    if report is not None:
+        from videoreasoner.report.page import write_report
+
+        write_report(answer, report, truth, video_time_limit)
+        if not as_json:
+            typer.echo(f"Report        {report}")
+
+
+def _check_report(report: Path, video: str) -> None:
+    if report.is_dir() or not report.parent.is_dir():
+        raise SettingError(f"--report {report}: give a file name in a folder that exists")
+    if report.exists() and Path(video).exists() and report.samefile(video):
+        raise SettingError(f"--report {report}: that is the video; give the page a name of its own")
+
+
+def _truth(
+    video: str, question: str, option: list[str] | None, answer: str | None, event: tuple[float, float] | None
+) -> Row:
+    from pydantic import ValidationError
+
+    from videoreasoner.rows import Row
+    from videoreasoner.settings import explain
+
+    known = {"id": "asked", "video": video, "question": question, "options": option or None}
+    try:
+        return Row.model_validate({**known, "answer": answer, "event": event})
+    except ValidationError as error:
+        raise QuestionError(f"--true-answer or --true-event cannot be used: {explain(error)}") from error
 
 
 def _check_before_loading(
-    mode: str, video: str | None, question: str | None, option: list[str] | None, batch: Path | None
+    mode: str,
+    video: str | None,
+    question: str | None,
+    option: list[str] | None,
+    batch: Path | None,
+    video_time_limit: float,
 ) -> None:
     from videoreasoner.rows import read_rows_lenient
-    from videoreasoner.video.file import VideoFile
+    from videoreasoner.video.guarded import GuardedVideoFile, check_time_limit
 
+    check_time_limit(video_time_limit)
     if video is not None:
-        VideoFile(video).close()
+        GuardedVideoFile(video, video_time_limit).close()
     if batch is not None:
         read_rows_lenient(batch)
     # Torch and transformers come with it, which takes seconds.
@@ -101,30 +160,12 @@ def _check_before_loading(
         Query(question, tuple(option or ()))
 
 
-def _answer_batch(reasoner, rows, out, mode, video_root) -> None:  # type: ignore[no-untyped-def]
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
+def _answer_batch(reasoner: Reasoner, rows: Path, out: Path, mode: str, video_root: Path | None) -> None:
     from videoreasoner.batch import answer_rows
+    from videoreasoner.cli.progress import RowProgress
 
-    columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("answering", total=None)
-        result = answer_rows(
-            reasoner,
-            rows,
-            out,
-            mode=mode,
-            video_root=video_root,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with RowProgress() as progress:
+        result = answer_rows(reasoner, rows, out, mode=mode, video_root=video_root, progress=progress)
     typer.echo(f"{out}: {result.answered} answered, {result.resumed} were there already, {result.failed} failed")
     if result.failed:
         raise RowError(

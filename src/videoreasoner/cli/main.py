@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from videoreasoner.cli import ask, demo, synthetic
+from videoreasoner.cli import ask, demo, doctor, evaluate, synthetic, train
 from videoreasoner.errors import VideoReasonerError
 
 app = typer.Typer(
@@ -25,7 +25,10 @@ app = typer.Typer(
 )
 app.command("ask")(ask.ask)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.add_typer(synthetic.app, name="synthetic")
+app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="eval")
 
 
 def _print_version(wanted: bool) -> None:

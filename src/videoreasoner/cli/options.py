@@ -17,6 +17,13 @@ FrameBudgetOption = Annotated[int | None, typer.Option("--frame-budget", help="M
 SparseRateOption = Annotated[
     float | None, typer.Option("--sparse-rate-fps", help="Most frames a second over the whole film.")
 ]
+SparseSeekOption = Annotated[
+    str | None,
+    typer.Option("--sparse-seek", help="exact: sparse frames at even times. keyframe: on key frames, faster."),
+]
+VideoTimeLimitOption = Annotated[
+    float, typer.Option("--video-time-limit", help="Seconds after which a decoder that hangs is stopped.")
+]
 DenseShareOption = Annotated[
     float | None, typer.Option("--dense-share", help="Share of the frames for key spans, 0 to 1.")
 ]

@@ -1,0 +1,1 @@
+"""An answer with its evidence as one self-contained HTML page."""
