@@ -64,7 +64,7 @@ def test_a_broken_part_is_one_line_and_the_others_are_looked_at(
 ) -> None:
     _breaking(monkeypatch, tmp_path, "broken_part", content)
     monkeypatch.setitem(doctor._PARTS, "PyAV", "broken_part")
-    monkeypatch.setitem(doctor.EXTRAS, "retrieval", Extra("broken_part", "nothing"))
+    monkeypatch.setattr(doctor, "EXTRAS", {"retrieval": Extra("broken_part", "nothing")})
     found = {finding.name: finding for finding in doctor.versions()}
     assert {name for name, finding in found.items() if not finding.ok} == {"PyAV"}
     assert found["PyAV"].text.startswith("broken: ")
@@ -75,7 +75,7 @@ def test_a_broken_part_is_one_line_and_the_others_are_looked_at(
 
 
 def test_a_missing_extra_comes_with_the_command_for_this_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.EXTRAS, "retrieval", Extra("no_such_module", "finding things"))
+    monkeypatch.setattr(doctor, "EXTRAS", {"retrieval": Extra("no_such_module", "finding things")})
     [finding] = doctor.extras()
     assert finding.ok
     assert "finding things" in finding.text
@@ -87,7 +87,7 @@ def test_a_missing_extra_comes_with_the_command_for_this_python(monkeypatch: pyt
 
 
 def test_an_extra_that_is_there_needs_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.EXTRAS, "retrieval", Extra("numpy", "numbers"))
+    monkeypatch.setattr(doctor, "EXTRAS", {"retrieval": Extra("numpy", "numbers")})
     [finding] = doctor.extras()
     assert (finding.ok, finding.install) == (True, None)
     assert finding.text.startswith("numpy ")

@@ -25,6 +25,21 @@ def test_a_constant_has_no_interval_and_the_same_seed_gives_the_same_one() -> No
     assert estimate([0, 1, 1], seed=3) == estimate([0, 1, 1], seed=3)
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_a_film_for_each_question_is_as_if_there_were_no_films(values: list[float]) -> None:
+    assert estimate(values, clusters=[f"film {n}" for n in range(len(values))]) == estimate(values)
+
+
+def test_questions_that_fall_together_count_as_one() -> None:
+    once = [0.0, 1.0, 1.0, 0.0, 1.0] * 8
+    thrice = [value for value in once for _ in range(3)]
+    films = [number for number in range(len(once)) for _ in range(3)]
+    honest, naive = estimate(thrice, clusters=films), estimate(thrice)
+    assert (honest.mean, honest.count) == (naive.mean, 120)
+    assert (honest.low, honest.high) == pytest.approx((estimate(once).low, estimate(once).high))
+    assert honest.high - honest.low > 1.4 * (naive.high - naive.low)
+
+
 def test_thresholds_are_inclusive() -> None:
     assert recall_at([0.5, 0.49, 1.0], 0.5) == [1.0, 0.0, 1.0]
 

@@ -91,7 +91,8 @@ class ClipFeatures:
             also_s: float64[T], seconds, each once.
 
         Yields:
-            True time and uint8[H, W, 3] of the frame at each of `also_s`, in the order of time. The plan's frames are kept for `encode`.
+            True time and uint8[H, W, 3] of the frame at each of `also_s`, in the order of time. The plan's frames are
+            kept for `encode`.
 
         Raises:
             VideoError: the film holds no usable frame.

@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, the runner that asks their questions, and paired comparison of runs."""

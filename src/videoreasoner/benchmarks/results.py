@@ -1,0 +1,107 @@
+"""Results: one line a question, small enough to commit, and the summary over them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from videoreasoner.benchmarks.benchmark import Benchmark
+from videoreasoner.metrics import Estimate, estimate
+from videoreasoner.rows import Row
+from videoreasoner.tasks import Task, parse_choice, parse_event
+
+ALL = "all"
+
+# Group key -> value -> metric -> estimate.
+Metrics = dict[str, dict[str, dict[str, Estimate]]]
+
+
+def result(benchmark: Benchmark, row: Row, answer: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
+    """One line of `results.jsonl`.
+
+    Args:
+        benchmark: gives scores and groups.
+        row: the question with its truth.
+        answer: `Answer.to_dict()`, or `{"error": ...}`: that line then says so, and has no scores.
+        hashes: of what the run was over; they go into every line.
+    """
+    known = {
+        "id": row.id,
+        "video": row.video,
+        "groups": benchmark.groups(row),
+        "true_answer": row.answer,
+        "true_event": None if row.event is None else [[span.start_s, span.end_s] for span in row.event],
+        **hashes,
+    }
+    if "error" in answer:
+        return {**known, "error": answer["error"]}
+    written = answer["completions"]
+    event = parse_event(written[Task.EVENT], answer["duration_s"]) if Task.EVENT in written else None
+    return {
+        **known,
+        "answer": answer["text"],
+        "choice": answer["choice"],
+        "confidence": answer["confidence"],
+        "written_choice": parse_choice(written[Task.ANSWER], row.options) if row.options else None,
+        "written": written,
+        "event": None if event is None else [event.start_s, event.end_s],
+        "keyframes": [[keyframe["time_s"], keyframe["element"]] for keyframe in answer["keyframes"]],
+        "frames": len(answer["frames"]),
+        "notes": answer["notes"],
+        "timing": answer["timing"],
+        "usage": answer["usage"],
+        "scores": benchmark.scores(row, answer),
+    }
+
+
+def scores(result: Mapping[str, Any]) -> dict[str, float]:
+    """All that is averaged: the benchmark's scores, and what the answer cost."""
+    return {
+        **result["scores"],
+        "seconds": result["timing"]["total"],
+        "frames": float(result["frames"]),
+        "tokens_out": float(result["usage"]["tokens_out"]),
+    }
+
+
+def summarise(results: Sequence[Mapping[str, Any]]) -> Metrics:
+    """Every metric over all questions and over each group that is not all of them.
+
+    Questions that could not be asked are left out; a metric counts the questions that it applies to.
+    """
+    asked = [item for item in results if "error" not in item]
+    metrics: Metrics = {ALL: {ALL: _estimates(asked)}}
+    for key in sorted({key for item in asked for key in item["groups"]}):
+        values = sorted({item["groups"][key] for item in asked if key in item["groups"]})
+        if len(values) > 1:
+            metrics[key] = {
+                value: _estimates([item for item in asked if item["groups"].get(key) == value]) for value in values
+            }
+    return metrics
+
+
+def _estimates(results: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+    values: dict[str, list[float]] = {}
+    films: dict[str, list[str]] = {}
+    for item in results:
+        for name, value in scores(item).items():
+            values.setdefault(name, []).append(value)
+            films.setdefault(name, []).append(item["video"])
+    return {name: estimate(values[name], clusters=films[name]) for name in values}
+
+
+def as_data(metrics: Metrics) -> dict[str, Any]:
+    """Metrics as they stand in a summary."""
+    return {
+        key: {value: {name: asdict(e) for name, e in of.items()} for value, of in values.items()}
+        for key, values in metrics.items()
+    }
+
+
+def from_data(data: Mapping[str, Any]) -> Metrics:
+    """The reverse of `as_data`."""
+    return {
+        key: {value: {name: Estimate(**e) for name, e in of.items()} for value, of in values.items()}
+        for key, values in data.items()
+    }

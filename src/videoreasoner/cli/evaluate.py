@@ -1,0 +1,207 @@
+"""`videoreasoner eval`: benchmarks, and comparison of runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from videoreasoner.cli.options import (
+    DenseRateOption,
+    DenseShareOption,
+    DeviceOption,
+    EncoderOption,
+    FrameBudgetOption,
+    KeyframeWidthOption,
+    ModelOption,
+    ModeOption,
+    SparseRateOption,
+    SparseSeekOption,
+)
+from videoreasoner.errors import SettingError
+
+if TYPE_CHECKING:
+    from videoreasoner.benchmarks.benchmark import Benchmark, Candidate
+    from videoreasoner.benchmarks.runner import Run
+    from videoreasoner.synthetic.questions import Split
+
+app = typer.Typer(help=__doc__, rich_markup_mode=None)
+
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the run; a killed run goes on there.")]
+FilmsDirOption = Annotated[Path, typer.Option("--films-dir", help="Films are made here, and reused.")]
+SizeOption = Annotated[int, typer.Option("--size", help="Width and height of the films, pixels.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of the held-out films, from 20000000 on.")]
+WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that load the model and answer.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch in each of them.")]
+
+_FILMS_DIR = Path("out/eval/films")
+_SEED = 20_261_124
+
+
+@app.command()
+def synthetic(
+    split: Annotated[str, typer.Option("--split", help="plain, detail or both.")] = "both",
+    model: ModelOption = "tiny",
+    mode: ModeOption = "focus",
+    films: Annotated[int, typer.Option("--films", help="How many.")] = 100,
+    questions: Annotated[int, typer.Option("--questions", help="About each film, of each split.")] = 1,
+    duration: Annotated[float, typer.Option("--duration", help="Length of a film, seconds.")] = 60.0,
+    size: SizeOption = 96,
+    seed: SeedOption = _SEED,
+    out: OutOption = None,
+    films_dir: FilmsDirOption = _FILMS_DIR,
+    workers: WorkersOption = 1,
+    threads: ThreadsOption = 1,
+    device: DeviceOption = "auto",
+    encoder: EncoderOption = None,
+    frame_budget: FrameBudgetOption = None,
+    sparse_rate_fps: SparseRateOption = None,
+    dense_share: DenseShareOption = None,
+    dense_rate_fps: DenseRateOption = None,
+    keyframe_width_s: KeyframeWidthOption = None,
+    sparse_seek: SparseSeekOption = None,
+) -> None:
+    """Ask a model about held-out synthetic films, score the answers, print a table with 95 % intervals.
+
+    The same command goes on where a killed one stopped, and does nothing twice.
+
+    Example: videoreasoner eval synthetic --split detail --mode direct
+    """
+    from videoreasoner.benchmarks.candidate import LocalCandidate
+    from videoreasoner.benchmarks.synthetic import held_out_settings, synthetic_benchmark
+    from videoreasoner.benchmarks.table import metric_tables
+
+    settings = {
+        "encoder": encoder,
+        "frame_budget": frame_budget,
+        "sparse_rate_fps": sparse_rate_fps,
+        "dense_share": dense_share,
+        "dense_rate_fps": dense_rate_fps,
+        "keyframe_width_s": keyframe_width_s,
+        "sparse_seek": sparse_seek,
+    }
+    candidate = LocalCandidate(model, device, threads, settings)
+    splits = _splits(split)
+    _check(candidate, mode, workers)
+    film_settings = held_out_settings(seed, duration_s=duration, size=size)
+    with _FilmProgress() as progress:
+        benchmark = synthetic_benchmark(films_dir, films, film_settings, splits, questions, progress)
+    folder = out or Path("out/eval") / f"synthetic-{split}-{Path(model).name}-{mode}"
+    done = _run(benchmark, candidate, folder, mode, workers)
+    typer.echo(metric_tables(done.metrics) + "\n")
+    _close([done])
+
+
+@app.command()
+def needle(
+    model: ModelOption = "tiny",
+    length: Annotated[
+        list[float] | None, typer.Option("--length", help="Of the films, seconds; repeat, rising.")
+    ] = None,
+    detail: Annotated[
+        list[float] | None, typer.Option("--detail", help="How long a detail shows, seconds; repeat, rising.")
+    ] = None,
+    films: Annotated[int, typer.Option("--films", help="For each length and detail.")] = 10,
+    size: SizeOption = 96,
+    seed: SeedOption = _SEED,
+    out: OutOption = None,
+    films_dir: FilmsDirOption = _FILMS_DIR,
+    workers: WorkersOption = 1,
+    threads: ThreadsOption = 1,
+    device: DeviceOption = "auto",
+    encoder: EncoderOption = None,
+    frame_budget: FrameBudgetOption = None,
+) -> None:
+    """Sweep over the length of films and the brevity of a detail, with direct and focus; write JSON and a heat map.
+
+    Example, a minute or so: videoreasoner eval needle --length 10 --length 60 --detail 0.2 --detail 1 --films 4
+    """
+    from videoreasoner.benchmarks.candidate import LocalCandidate
+    from videoreasoner.benchmarks.needle import DETAILS_S, LENGTHS_S, Grid, needle_benchmark
+    from videoreasoner.benchmarks.sweep import write_sweep
+
+    grid = Grid(tuple(length or LENGTHS_S), tuple(detail or DETAILS_S))
+    candidate = LocalCandidate(model, device, threads, {"encoder": encoder, "frame_budget": frame_budget})
+    _check(candidate, "focus", workers)
+    folder = out or Path("out/eval") / f"needle-{Path(model).name}"
+    with _FilmProgress() as progress:
+        benchmark = needle_benchmark(films_dir, grid, films, size, seed, progress)
+    runs = {mode: _run(benchmark, candidate, folder / mode, mode, workers) for mode in ("direct", "focus")}
+    typer.echo(write_sweep(folder, grid, runs, model))
+    _close(list(runs.values()))
+    typer.echo(f"{folder}/needle.json and {folder}/needle.png")
+
+
+@app.command("compare")
+def compare_runs(
+    run_a: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run_b: Annotated[Path, typer.Argument(help="Folder of another over the same data.")],
+) -> None:
+    """Print how far run B is above run A, question by question, with 95 % intervals."""
+    from videoreasoner.benchmarks.compare import compare
+    from videoreasoner.benchmarks.runner import load_run
+    from videoreasoner.benchmarks.table import difference_table
+
+    a, b = load_run(run_a), load_run(run_b)
+    differences = compare(a, b)
+    typer.echo(f"A: {run_a}\nB: {run_b}\n")
+    typer.echo(difference_table(differences))
+
+
+def _splits(name: str) -> list[Split]:
+    known: dict[str, list[Split]] = {"plain": ["plain"], "detail": ["detail"], "both": ["plain", "detail"]}
+    if name not in known:
+        raise SettingError(f"--split {name!r} is unknown; use one of {', '.join(known)}")
+    return known[name]
+
+
+def _check(candidate: Candidate, mode: str, workers: int) -> None:
+    """Before films are made: a typing mistake should not cost minutes."""
+    from videoreasoner.benchmarks.runner import check_how
+
+    check_how(mode, workers)
+    candidate.identity()
+
+
+def _run(benchmark: Benchmark, candidate: Candidate, out: Path, mode: str, workers: int) -> Run:
+    from videoreasoner.benchmarks.runner import run
+    from videoreasoner.cli.progress import RowProgress
+
+    with RowProgress() as progress:
+        command = ["videoreasoner", *sys.argv[1:]]
+        return run(benchmark, candidate, out, mode=mode, workers=workers, command=command, progress=progress)
+
+
+def _close(runs: list[Run]) -> None:
+    """Say where the results are, and fail loudly if any question could not be asked."""
+    from videoreasoner.errors import EvaluationError
+
+    for run in runs:
+        typer.echo(f"{run.folder}: {run.summary['questions']} questions, {run.failed} could not be asked")
+    if any(run.failed for run in runs):
+        raise EvaluationError(
+            "some questions could not be asked and are left out of the metrics; results.jsonl says why, and the same "
+            "command asks them again"
+        )
+
+
+class _FilmProgress:
+    """A bar on a terminal while films are made."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, disable=not console.is_terminal, transient=True)
+        self._task = self._bar.add_task("making films", total=None)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self._bar.start()
+        return lambda done, total: self._bar.update(self._task, completed=done, total=total)
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.stop()
