@@ -1,0 +1,242 @@
+"""What a question costs: `direct`, `focus`, and the pipeline written the naive way, on one film in one run.
+
+    python bench/ask.py --out out/bench-ask [--repeats 5] [--seconds 120] [--device cuda --shape 7b]
+
+The model has random weights; what it writes is noise, but how long it takes is not. All branches write the same
+number of tokens in every arm, and the naive arm looks at the frames that `focus` chose, so only the way of doing it
+differs:
+
+    naive    three passes with transformers' `generate`: event, key elements, answer; each decodes its frames, encodes
+             them and prefills its prompt from nothing, and retrieval decodes the film once more
+    focus    `Reasoner.ask(mode="focus")`
+    direct   `Reasoner.ask(mode="direct")`, the same frame budget
+
+Arms take turns, and medians are compared. Peak memory is that of a process of its own for each arm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from footage import make_film
+from shapes import SHAPES, save_random_checkpoint, save_random_clip
+from videoreasoner import Reasoner, VideoFile
+from videoreasoner.evidence import Answer
+from videoreasoner.models.positions import ClipTokens, temporal_indices
+from videoreasoner.reasoner import Query
+from videoreasoner.retrieval.keyframes import retrieval_times
+from videoreasoner.stopwatch import Stopwatch
+from videoreasoner.tasks import Task
+from videoreasoner.video.patches import patchify, resize
+from videoreasoner.video.sampling import uniform_plan
+
+STAGES = ("decode", "retrieve", "encode", "prefill", "generate")
+QUESTION = "What does the person take from the table before leaving the room?"
+OPTIONS = ("a book", "a cup", "a phone", "a lamp")
+NEW_TOKENS = 24
+
+
+class Naive:
+    """The same questions as a script around `generate` would ask them."""
+
+    def __init__(self, reasoner: Reasoner, film: Path) -> None:
+        self.reasoner, self.film = reasoner, film
+        self.checkpoint = reasoner.engine.checkpoint  # type: ignore[attr-defined]
+
+    def ask(self, like: Answer) -> dict[str, float]:
+        """Seconds by stage for the work behind an answer of `focus`."""
+        device = self.checkpoint.model.device
+        watch = Stopwatch(torch.cuda.synchronize if device.type == "cuda" else None)
+        with VideoFile(self.film) as film:
+            uniform = uniform_plan(film.duration_s, self.reasoner.settings.sampling).times_s
+        for task in (Task.EVENT, Task.KEY_ELEMENTS):
+            self._pass(uniform.tolist(), task, watch)
+        self._retrieve(like.key_elements, watch)
+        self._pass([frame.time_s for frame in like.frames], Task.ANSWER, watch)
+        return dict(watch.seconds)
+
+    def _pass(self, times_s: list[float], task: Task, watch: Stopwatch) -> None:
+        checkpoint = self.checkpoint
+        with watch.stage("decode"), VideoFile(self.film) as film:
+            frames = [resize(image[np.newaxis], checkpoint.patches) for _, image in film.iter_frames_at(times_s)]
+            patches = patchify(torch.cat(frames), checkpoint.patches)
+        _, height, width = patches.grid
+        merge = checkpoint.patches.merge_size
+        clip = ClipTokens(height // merge, width // merge, temporal_indices(times_s[::2], None))
+        trunk = checkpoint.encoder.trunk([clip])
+        rest = (*checkpoint.encoder.question(QUESTION, OPTIONS), *checkpoint.encoder.prefix(task))
+        ids = torch.cat([trunk.input_ids, torch.tensor(rest)])[None].to(checkpoint.model.device)
+        with torch.inference_mode(), _split(checkpoint.model, watch):
+            checkpoint.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                mm_token_type_ids=(ids == trunk.video_token_id).long() * 2,
+                pixel_values_videos=patches.pixel_values.to(ids.device, checkpoint.model.dtype),
+                video_grid_thw=torch.tensor([patches.grid], device=ids.device),
+                do_sample=False,
+                max_new_tokens=NEW_TOKENS,
+                min_new_tokens=NEW_TOKENS,
+            )
+
+    def _retrieve(self, elements: list[str], watch: Stopwatch) -> None:
+        encoder, settings = self.reasoner.encoder, self.reasoner.settings
+        if encoder is None or not elements:
+            return
+        with watch.stage("retrieve"), VideoFile(self.film) as film:
+            wanted = retrieval_times(film.duration_s, settings.retrieval_rate_fps, settings.retrieval_max_frames)
+            encoder.encode_images(np.stack([image for _, image in film.iter_frames_at(wanted)]))
+            encoder.encode_texts(elements)
+
+
+@contextmanager
+def _split(model: Any, watch: Stopwatch) -> Iterator[None]:
+    """Book one `generate` under encode (vision tower), prefill (first pass of the language model) and generate."""
+    spent: dict[str, float] = {}
+    started = time.perf_counter()
+
+    def timed(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        def before(*_: Any) -> None:
+            spent.setdefault(f"{name} began", watch_now())
+
+        def after(*_: Any) -> None:
+            spent.setdefault(name, watch_now() - spent[f"{name} began"])
+
+        return before, after
+
+    def watch_now() -> float:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    hooks = []
+    for name, module in (("encode", model.model.visual), ("prefill", model.model.language_model)):
+        before, after = timed(name)
+        hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    total = watch_now() - started
+    for name in ("encode", "prefill"):
+        watch.seconds[name] += spent[name]
+    watch.seconds["generate"] += total - spent["encode"] - spent["prefill"]
+
+
+def never_ends(reasoner: Reasoner) -> None:
+    """Zero the end tokens' rows: random logits beat a 0, so every branch writes its full length."""
+    checkpoint = reasoner.engine.checkpoint  # type: ignore[attr-defined]
+    with torch.no_grad():
+        checkpoint.model.get_output_embeddings().weight[list(checkpoint.end_ids)] = 0
+
+
+class Bench:
+    """A film, a random model and a random text-image encoder, and the arms on them."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        out: Path = options.out
+        out.mkdir(parents=True, exist_ok=True)
+        self.film = out / f"film-{options.seconds}s.mp4"
+        if not self.film.is_file():
+            make_film(self.film, codec="h264", duration_s=options.seconds, gop_s=5, width=1280, height=720)
+        model = save_random_checkpoint(out, SHAPES[options.shape])
+        encoder = save_random_clip(out)
+        dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
+        self.reasoner = Reasoner.from_pretrained(
+            str(model),
+            device=options.device,
+            dtype=dtype,
+            frame_budget=options.frames,
+            max_pixels=options.pixels,
+            min_pixels=min(options.pixels, 4 * 28 * 28),
+            max_new_tokens=NEW_TOKENS,
+            encoder=str(encoder),
+            sparse_seek=options.sparse_seek,
+        )
+        never_ends(self.reasoner)
+        self.naive = Naive(self.reasoner, self.film)
+        self.focused = self.reasoner.ask(self.film, QUESTION, OPTIONS)
+
+    def run(self, arm: str) -> dict[str, float]:
+        """Seconds by stage, and in all."""
+        started = time.perf_counter()
+        if arm == "naive":
+            seconds = self.naive.ask(self.focused)
+        elif arm.startswith("ten"):
+            queries = [Query(f"{number}. {QUESTION}", OPTIONS) for number in range(10)]
+            answers = self.reasoner.ask_many(self.film, queries, arm.split()[-1])
+            seconds = defaultdict(float)
+            for answer in answers:
+                for stage in STAGES:
+                    seconds[stage] += answer.timing.get(stage, 0.0)
+        else:
+            seconds = dict(self.reasoner.ask(self.film, QUESTION, OPTIONS, arm).timing)
+        return {**seconds, "total": time.perf_counter() - started}
+
+
+ARMS = ("direct", "focus", "naive", "ten direct", "ten focus")
+
+
+def peak_memory(options: argparse.Namespace, arm: str) -> float:
+    """GB that one question takes at most, in a process of its own."""
+    arguments = [f"--{k.replace('_', '-')}={v}" for k, v in vars(options).items() if v is not None and k != "memory"]
+    printed = subprocess.run(
+        [sys.executable, __file__, *arguments, f"--memory={arm}"], check=True, capture_output=True, text=True
+    ).stdout
+    return float(json.loads(printed.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=int, default=120, help="length of the film")
+    parser.add_argument("--frames", type=int, default=64)
+    parser.add_argument("--pixels", type=int, default=64 * 28 * 28, help="most pixels of a resized frame")
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sparse-seek", default="exact")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory", choices=ARMS, help="print the peak memory of one arm and nothing else")
+    options = parser.parse_args()
+    bench = Bench(options)
+    if options.memory:
+        bench.run(options.memory)
+        if options.device == "cuda":
+            print(torch.cuda.max_memory_allocated() / 1e9)
+        else:
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+        return
+    runs: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for repeat in range(options.repeats):
+        for arm in ARMS:
+            runs[arm].append(bench.run(arm))
+            print(f"{repeat + 1}/{options.repeats} {arm}: {runs[arm][-1]['total']:.2f} s", file=sys.stderr, flush=True)
+    parameters = sum(p.numel() for p in bench.naive.checkpoint.model.parameters())
+    print(f"{parameters / 1e6:.0f} M parameters, {len(bench.focused.frames)} frames, film of {options.seconds} s")
+    print(f"| arm | {' | '.join(STAGES)} | total | x direct | peak memory |")
+    print("|---|" + "---:|" * (len(STAGES) + 3))
+    direct = median(run["total"] for run in runs["direct"])
+    for arm in ARMS:
+        middle = {stage: median(run.get(stage, 0.0) for run in runs[arm]) for stage in (*STAGES, "total")}
+        cells = " | ".join(f"{middle[stage]:.2f} s" for stage in (*STAGES, "total"))
+        print(f"| {arm} | {cells} | {middle['total'] / direct:.2f} | {peak_memory(options, arm):.2f} GB |", flush=True)
+    focus, naive = (median(run["total"] for run in runs[arm]) for arm in ("focus", "naive"))
+    print(f"\nfocus / direct {focus / direct:.2f}, naive / focus {naive / focus:.2f}")
+
+
+if __name__ == "__main__":
+    main()

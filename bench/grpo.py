@@ -1,0 +1,323 @@
+"""One step of multi-task GRPO: this trainer, its own repeated path, and TRL, at equal shapes, in one run.
+
+    python bench/grpo.py --out out/bench-grpo --trl-python TRL/bin/python
+
+Every arm is a process of its own and trains the same random Qwen2-VL for a few steps on one query a step with two
+tasks, fp32 on the CPU, one thread unless told otherwise. The first step warms up; figures are medians of the others.
+TRL's GRPOTrainer knows no video, so it gets half as many images, which makes as many visual tokens; it needs an
+environment of its own with trl==1.16.0, and is left out without --trl-python.
+
+The table also times what a step cannot do without (`bound`): one prefill of the trunk, one forward and backward pass
+over it, and one forward pass of the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+SIDE = 112
+TOKENS_A_PAIR = (SIDE // 28) ** 2
+QUESTIONS = ("When does it happen?", "What color is it?")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed: arm (tree, repeated, trl), frames, completions a task and tokens of a completion, steps."""
+
+    arm: str
+    frames: int = 64
+    generations: int = 8
+    completion: int = 24
+    steps: int = 4
+    threads: int = 1
+
+
+def uneven(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A reward that differs within every group, so that no arm has less to learn."""
+    return [float(sum(ids) % 7) for ids in completion_ids]
+
+
+def run_ours(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
+    """Steps of the real trainer on a real film, from its own metrics.jsonl."""
+    import torch
+    from transformers.trainer_utils import SaveStrategy
+
+    from videoreasoner.synthetic.film import FilmSettings, make_films
+    from videoreasoner.training.grpo_recipe import GrpoRecipe
+    from videoreasoner.training.grpo_start import prepare_grpo
+    from videoreasoner.training.recipe import parse_recipe
+
+    torch.set_num_threads(case.threads)
+    films = work / "films"
+    make_films(films, 1, FilmSettings(duration_s=64.0, fps=4.0, size=SIDE), splits=("plain",))
+    recipe = parse_recipe(
+        {
+            "model_name_or_path": str(checkpoint),
+            "output_dir": str(work / f"{case.arm}-{case.frames}-{case.generations}-{case.completion}"),
+            "data": [{"path": str(films / "plain.jsonl")}],
+            "video_root": str(films),
+            "frame_cache_dir": str(work / "cache"),
+            "settings": {"frame_budget": case.frames, "min_pixels": SIDE**2, "max_pixels": SIDE**2},
+            "max_steps": case.steps,
+            "save_steps": 1000,
+            "num_generations": case.generations,
+            "max_completion_length": case.completion,
+            "rewards": {f"{Path(__file__).resolve()}:uneven": 1.0},
+            "shared_prompt": case.arm == "tree",
+            "gradient_checkpointing": False,
+            "dataloader_num_workers": 0,
+            "recorded_rollouts": 0,
+        },
+        GrpoRecipe,
+    )
+    trainer = prepare_grpo(recipe, overwrite=True)
+    # Only steps are timed.
+    trainer.args.save_strategy = SaveStrategy.NO
+    trainer.add_callback(_steps_callback(times := []))
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "time/update" in line][1:]
+    names = ("rollout", "reference", "update")
+    parts = {name: statistics.median(line[f"time/{name}"] for line in lines) for name in names}
+    peak = _peak_gb()
+    bound = _bound(trainer, case) if case.arm == "tree" else {}
+    return {**parts, "step": statistics.median(times[1:]), "peak_gb": peak, **bound}
+
+
+def _bound(trainer: Any, case: Case) -> dict[str, float]:
+    """Seconds of trunk prefill, trunk forward and backward, and reference forward, the vision tower in each."""
+    import torch
+
+    from videoreasoner.models.decoding import TreeDecoder
+    from videoreasoner.models.prompt_tree import PromptTree, collate
+    from videoreasoner.training.rollouts import encode_clip
+
+    query = trainer.run.dataset[0]
+    tree = PromptTree(query.trunk)
+    tree.add(query.question)
+    pixels = {
+        "pixel_values_videos": query.patches.pixel_values,
+        "video_grid_thw": torch.tensor([query.patches.grid]),
+    }
+    inputs = collate([tree.pack()], 0)
+    # The whole trunk is causal: without a mask it runs on the fastest kernel there is.
+    inputs.pop("attention_mask")
+    model = trainer.model
+
+    def forward(which: Any) -> Any:
+        return which(**inputs, **pixels, use_cache=False, logits_to_keep=1).logits
+
+    def prefill() -> None:
+        with torch.inference_mode():
+            TreeDecoder(model.eval(), query.trunk, encode_clip(model, query.patches), (), ())
+
+    def update() -> None:
+        forward(model.train()).sum().backward()
+        model.zero_grad()
+
+    def reference() -> None:
+        with torch.inference_mode():
+            forward(trainer.reference)
+
+    parts = [statistics.median(_seconds(part) for _ in range(3)) for part in (prefill, update, reference)]
+    return {"bound": sum(parts)}
+
+
+def _seconds(part: Any) -> float:
+    started = time.perf_counter()
+    part()
+    return time.perf_counter() - started
+
+
+def run_trl(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
+    """TRL's GRPOTrainer with the frames as images; one group of completions in a forward pass."""
+    import numpy as np
+    import torch
+    from datasets import Dataset
+    from PIL import Image
+    from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
+    from trl import GRPOConfig, GRPOTrainer
+
+    torch.set_num_threads(case.threads)
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)) for _ in range(case.frames // 2)]
+    processor = AutoProcessor.from_pretrained(checkpoint, min_pixels=SIDE**2, max_pixels=SIDE**2)
+    processor.tokenizer.padding_side = "left"
+    processor.chat_template = processor.tokenizer.chat_template = CHAT_TEMPLATE
+    # Random weights write placeholders of images, which breaks TRL's update. Ours are never sampled either.
+    model = Qwen2VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    config = model.config
+    placeholders = (
+        config.image_token_id,
+        config.video_token_id,
+        config.vision_start_token_id,
+        config.vision_end_token_id,
+    )
+    never = [*placeholders, *range(len(processor.tokenizer), _rows(model))]
+    rows = [{"prompt": [{"role": "user", "content": text}], "images": images} for text in QUESTIONS]
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=uneven,
+        args=GRPOConfig(
+            output_dir=str(work / "trl"),
+            per_device_train_batch_size=case.generations,
+            gradient_accumulation_steps=len(QUESTIONS),
+            num_generations=case.generations,
+            max_completion_length=case.completion,
+            beta=0.04,
+            generation_kwargs={"suppress_tokens": never},
+            max_steps=case.steps,
+            gradient_checkpointing=False,
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            logging_steps=1,
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(rows * case.steps),
+        processing_class=processor,
+    )
+    trainer.add_callback(_steps_callback(times := []))
+    trainer.train()
+    return {"step": statistics.median(times[1:]), "peak_gb": _peak_gb()}
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for c in m['content'] %}{% if c['type']=='image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _rows(model: Any) -> int:
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
+def _steps_callback(times: list[float]) -> Any:
+    """Seconds of each step, from its beginning (data and rollouts included) to its end."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.last = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            now = time.perf_counter()
+            times.append(now - self.last)
+            self.last = now
+
+    return Clock()
+
+
+def _peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def child(text: str) -> None:
+    """One case, in this process; the last line of its output is the figures."""
+    content = json.loads(text)
+    checkpoint, work = Path(content.pop("checkpoint")), Path(content.pop("work"))
+    case = Case(**content)
+    figures = (run_trl if case.arm == "trl" else run_ours)(case, checkpoint, work)
+    print(json.dumps(figures))
+
+
+def measure(case: Case, checkpoint: Path, work: Path, python: str) -> dict[str, Any]:
+    """The figures of one case, or why there are none."""
+    content = json.dumps({**asdict(case), "checkpoint": str(checkpoint.resolve()), "work": str(work.resolve())})
+    done = subprocess.run(
+        [python, __file__, "--child", content],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(case.threads), "HF_HUB_OFFLINE": "1"},
+    )
+    if done.returncode:
+        return {**asdict(case), "failed": done.stderr.strip().splitlines()[-1:]}
+    return {**asdict(case), **json.loads(done.stdout.strip().splitlines()[-1])}
+
+
+def cases(arms: list[str]) -> list[Case]:
+    """G at 64 frames, frames at G 8, and two where sharing pays least: long completions, and short prompts of two."""
+    base = [Case("tree", generations=g) for g in (2, 4, 8, 16)]
+    base += [Case("tree", frames=frames) for frames in (16, 128)]
+    base += [Case("tree", completion=128, steps=3), Case("tree", frames=4, generations=2)]
+    return [replace(case, arm=arm) for case in base for arm in arms]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown, one line a case, with the tree's advantage over the same case in the other arms."""
+    tree = {_shape(r): r for r in results if r["arm"] == "tree"}
+    lines = [
+        "| arm | frames | G | tokens | rollout s | reference s | update s | step s | peak GB | step / tree "
+        "| peak / tree | step / bound |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        head = f"| {result['arm']} | {result['frames']} | {result['generations']} | {result['completion']} |"
+        if "failed" in result:
+            lines.append(f"{head} failed: {' '.join(result['failed'])} |")
+            continue
+        own = tree[_shape(result)]
+        parts = [
+            f"{result[n]:.2f}" if n in result else "-" for n in ("rollout", "reference", "update", "step", "peak_gb")
+        ]
+        ratios = [f"{result[n] / own[n]:.1f}" for n in ("step", "peak_gb")]
+        bound = f"{result['step'] / result['bound']:.2f}" if "bound" in result else "-"
+        lines.append(f"{head} {' | '.join(parts + ratios + [bound])} |")
+    return "\n".join(lines)
+
+
+def _shape(result: dict[str, Any]) -> tuple[int, int, int]:
+    return result["frames"], result["generations"], result["completion"]
+
+
+def with_images(checkpoint: Path) -> Path:
+    """Name the placeholder of images in a checkpoint that was made for video alone."""
+    from transformers import AutoTokenizer
+
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    config["image_token_id"] = AutoTokenizer.from_pretrained(checkpoint).convert_tokens_to_ids("<|image_pad|>")
+    path.write_text(json.dumps(config, indent=2) + "\n")
+    return checkpoint
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/bench-grpo"))
+    parser.add_argument("--trl-python", help="a Python that has trl==1.16.0")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", help="frames,G,tokens of one case, such as 64,8,24")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments.child)
+        return
+    from shapes import SHAPES, save_random_checkpoint
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = with_images(save_random_checkpoint(arguments.out, SHAPES["small"]))
+    results = []
+    for case in cases(["tree", "repeated", *(["trl"] if arguments.trl_python else [])]):
+        if arguments.only and arguments.only != f"{case.frames},{case.generations},{case.completion}":
+            continue
+        python = arguments.trl_python if case.arm == "trl" else sys.executable
+        results.append(measure(replace(case, threads=arguments.threads), checkpoint, arguments.out, python))
+        print(results[-1], file=sys.stderr, flush=True)
+        (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training: the cold start and multi-task GRPO."""

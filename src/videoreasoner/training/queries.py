@@ -1,0 +1,106 @@
+"""Rows -> queries: what a policy is asked, and on which frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from videoreasoner.errors import RowError
+from videoreasoner.models.encoding import PromptEncoder
+from videoreasoner.models.positions import ClipTokens
+from videoreasoner.models.prompt_tree import Trunk
+from videoreasoner.rows import Row
+from videoreasoner.tasks import Task
+from videoreasoner.training.examples import is_clipped
+from videoreasoner.training.frames import ClipReader
+from videoreasoner.video.patches import Patches, patchify
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A row that is ready to be asked.
+
+    Attributes:
+        source: the name of the row's file.
+        row: the row; its tasks' fields are what completions are judged by.
+        video: path or URL of the film, resolved.
+        duration_s: length of the film in seconds.
+        trunk: system text and clip.
+        patches: what the vision tower takes of the clip.
+        question: token ids of the rest of the user's turn.
+        prefixes: token ids of each task's prefix; only these tasks are asked.
+        decode_s: seconds it took to get the frames.
+        is_clipped: whether the event of the row reached beyond the film.
+        is_reduced: whether the token limit left fewer frames than the settings ask for.
+    """
+
+    source: str
+    row: Row
+    video: str
+    duration_s: float
+    trunk: Trunk
+    patches: Patches
+    question: tuple[int, ...]
+    prefixes: dict[Task, tuple[int, ...]]
+    decode_s: float = 0.0
+    is_clipped: bool = False
+    is_reduced: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the prompt: trunk, question and all prefixes."""
+        return len(self.trunk) + len(self.question) + sum(map(len, self.prefixes.values()))
+
+
+@dataclass(frozen=True)
+class QueryMaker:
+    """How rows of one checkpoint become queries. Unlike in the cold start, the prefix is given and carries no loss.
+
+    Attributes:
+        tasks: what is asked, each with the tasks of which a row must have one's field to be judged.
+        max_length: most tokens of a prompt: trunk, question and all prefixes. Completions come on top.
+        tokens_per_second: temporal resolution of the model's positions; None counts pairs.
+    """
+
+    encoder: PromptEncoder
+    reader: ClipReader
+    tasks: Mapping[Task, frozenset[Task]]
+    max_length: int
+    tokens_per_second: float | None
+
+    def example(self, source: str, row: Row, video: str) -> Query:
+        """One row as a query; its film is read.
+
+        Raises:
+            RowError, QuestionError, VideoError: the row cannot be used; the message says why.
+        """
+        tasks = [task for task, fields in self.tasks.items() if fields & row.tasks()]
+        if not tasks:
+            raise RowError(f"supports none of the tasks {', '.join(self.tasks)}")
+        question = self.encoder.question(row.question, row.options or ())
+        prefixes = {task: self.encoder.prefix(task) for task in tasks}
+        text = len(self.encoder.trunk([ClipTokens(1, 1, (0,))])) - 1 + len(question) + sum(map(len, prefixes.values()))
+        room = self.max_length - text
+        with self.reader.film(video) as film:
+            duration_s = film.facts.duration_s
+            if row.event is not None and not any(span.clipped(duration_s) for span in row.event):
+                raise RowError(f"its event has no length inside the film, which ends at {duration_s:g} s")
+            clip = film.read(room)
+        if clip is None:
+            raise RowError(
+                f"its text leaves {max(room, 0)} of max_length {self.max_length} tokens for frames, less than a pair; "
+                "raise max_length or lower settings.max_pixels"
+            )
+        return Query(
+            source,
+            row,
+            video,
+            duration_s,
+            self.encoder.trunk([clip.tokens(self.reader.patches, self.tokens_per_second)]),
+            patchify(clip.frames, self.reader.patches),
+            question,
+            prefixes,
+            clip.decode_s,
+            is_clipped(row, duration_s),
+            clip.is_reduced,
+        )

@@ -1,0 +1,166 @@
+"""Outputs sampled while training: is what the model writes readable, and is it right?
+
+Greedy, without the event grammar, on a few held-out rows: the parse rate is what the cold start is for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, gather_object
+from transformers import TrainerCallback
+
+from videoreasoner.models.checkpoint import Checkpoint
+from videoreasoner.models.decoding import Leaf, TreeDecoder
+from videoreasoner.rows import Row
+from videoreasoner.spans import best_iou
+from videoreasoner.tasks import Task, parse_choice, parse_event, parse_key_elements
+from videoreasoner.training.dataset import Example
+from videoreasoner.training.sources import read_sources
+from videoreasoner.video.patches import patchify
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model wrote for one task of one row.
+
+    Attributes:
+        is_parsed: whether it can be read back and ended by itself.
+        score: IoU of the event, or 1 for the right answer; None where nothing can be compared.
+    """
+
+    row: str
+    task: Task
+    text: str
+    is_parsed: bool
+    score: float | None
+
+
+def read_back(row: Row, task: Task, text: str, duration_s: float) -> tuple[bool, float | None]:
+    """Whether a completion can be read, and how good it is. What cannot be read scores 0."""
+    if task is Task.EVENT:
+        event = parse_event(text, duration_s)
+        return event is not None, best_iou(event, row.event) if row.event else None
+    if task is Task.KEY_ELEMENTS:
+        return bool(parse_key_elements(text)), None
+    if row.options:
+        choice = parse_choice(text, row.options)
+        return choice is not None, float(choice == row.answer)
+    return bool(text), float(text.casefold() == (row.answer or "").strip().casefold())
+
+
+def sample_outputs(checkpoint: Checkpoint, model: Any, example: Example, tasks: Sequence[Task]) -> list[Sample]:
+    """Greedy completions for each task that the row supports.
+
+    Args:
+        model: the checkpoint's model, as it is trained by now; left in the mode that it was in.
+    """
+    row, encoder = example.row, checkpoint.encoder
+    patches = patchify(example.clip.frames, checkpoint.patches)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            features = model.get_video_features(
+                patches.pixel_values.to(model.device, next(model.model.visual.parameters()).dtype),
+                torch.tensor([patches.grid], device=model.device),
+                return_dict=True,
+            ).pooler_output
+        decoder = TreeDecoder(
+            model,
+            encoder.trunk([example.tokens]),
+            torch.cat(list(features)),
+            checkpoint.end_ids,
+            checkpoint.banned_ids,
+        )
+        [asked] = decoder.add([(encoder.question(row.question, row.options or ()), -1)])
+        wanted = [task for task in tasks if task in row.tasks()]
+        branches = decoder.add([(encoder.prefix(task), asked) for task in wanted])
+        written = decoder.generate([Leaf(branch) for branch in branches], checkpoint.settings.max_new_tokens)
+    finally:
+        model.train(was_training)
+    return [_sample(checkpoint, example, task, ids) for task, ids in zip(wanted, written, strict=True)]
+
+
+def _sample(checkpoint: Checkpoint, example: Example, task: Task, ids: list[int]) -> Sample:
+    ended = ids[-1] in checkpoint.end_ids
+    text = checkpoint.encoder.decode(ids[:-1] if ended else ids)
+    is_parsed, score = read_back(example.row, task, text, example.clip.facts.duration_s)
+    return Sample(example.row.id, task, text, is_parsed and ended, score)
+
+
+def figures(samples: Sequence[Sample]) -> dict[str, float]:
+    """Parse rate, of all samples and of each task; mean IoU of events; accuracy of answers."""
+    if not samples:
+        return {}
+    found: dict[str, float] = {"parse_rate": _mean([s.is_parsed for s in samples])}
+    for task in Task:
+        of_task = [s for s in samples if s.task is task]
+        if of_task:
+            found[f"parse_rate/{task}"] = _mean([s.is_parsed for s in of_task])
+            scores = [s.score for s in of_task if s.score is not None]
+            if scores:
+                found[f"{'iou' if task is Task.EVENT else 'accuracy'}/{task}"] = _mean(scores)
+    return found
+
+
+class OutputSampler(TrainerCallback):
+    """Samples every `eval_steps`, before the first step and after the last; writes samples.jsonl and hands figures on.
+
+    Processes share the rows. Where weights are split over processes (FSDP, ZeRO-3) decoding would need them all at
+    every token; there nothing is sampled, and `why_not` says so.
+    """
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        self.why_not = ""
+        self._examples: list[Example] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.run.recipe.eval_data:
+            self.why_not = "the recipe has no eval_data"
+        elif AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            self.why_not = "weights may be split over processes"
+        elif state.global_step == 0:
+            before = self._sample(0)
+            if self.run.args.should_save:
+                self.run.folder.append("metrics.jsonl", {"step": 0, **before})
+        if self.why_not and self.run.args.should_save:
+            print(f"no outputs are sampled: {self.why_not}", file=sys.stderr)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        due = state.global_step % self.run.recipe.eval_steps == 0 or state.global_step == state.max_steps
+        if due and not self.why_not:
+            self.run.figures |= self._sample(state.global_step)
+
+    def _sample(self, step: int) -> dict[str, float]:
+        checkpoint = self.run.checkpoint
+        mine = [
+            sample
+            for example in self._held_out()
+            for sample in sample_outputs(checkpoint, checkpoint.model, example, self.run.recipe.tasks)
+        ]
+        samples = gather_object(mine)
+        if self.run.args.should_save:
+            self.run.folder.append("samples.jsonl", *({"step": step, **asdict(sample)} for sample in samples))
+        return figures(samples)
+
+    def _held_out(self) -> list[Example]:
+        """This process's share of the first rows that can be used; read once."""
+        if self._examples is None:
+            recipe, args = self.run.recipe, self.run.args
+            sources = read_sources(recipe.eval_data, recipe.tasks, recipe.video_root)
+            rows = [(rows, row) for rows in sources for row in rows.rows][: recipe.eval_rows]
+            lessons = self.run.dataset.lessons
+            mine = rows[args.process_index :: args.world_size]
+            self._examples = [lessons.example(s.name, row, row.video_path(s.video_root)) for s, row in mine]
+        return self._examples
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,200 @@
+"""The step: one tree a row gives the loss and all gradients of one plain row a task, however a step is cut."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.toy import FAMILIES, SETTINGS, make_data, make_model
+from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
+from videoreasoner.rows import read_rows
+from videoreasoner.tasks import Task
+from videoreasoner.training.adapters import add_adapters
+from videoreasoner.training.cold_start import target_nats
+from videoreasoner.training.dataset import Collator, Example, Lessons
+from videoreasoner.training.frames import ClipReader
+from videoreasoner.training.recipe import Lora
+from videoreasoner.training.sources import Skipped
+
+NEAR = 1e-5
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("models")
+
+    @cache
+    def load(family: str, tied: bool = True) -> Checkpoint:
+        return load_checkpoint(make_model(folder / f"{family}-{tied}", family, tied), "cpu")
+
+    return load
+
+
+def lessons(checkpoint: Checkpoint, shared: bool = True, tasks: Sequence[Task] = tuple(Task)) -> Lessons:
+    reader = ClipReader(SETTINGS, checkpoint.patches)
+    return Lessons(checkpoint.encoder, reader, list(tasks), 4096, 256, checkpoint.tokens_per_second, shared)
+
+
+def examples(made: Lessons, data: Path) -> list[Example]:
+    # Films of different lengths in tokens, so that a batch has padding.
+    varied = [replace(made, max_length=length) for length in (4096, 150, 4096)]
+    rows = list(read_rows(data))[:3]
+    return [one.example("data", row, row.video_path(data.parent)) for one, row in zip(varied, rows, strict=True)]
+
+
+def collate(made: Lessons, items: Sequence[Example | Skipped]) -> dict[str, Any]:
+    return Collator(made.encoder, made.reader)(items)
+
+
+def loss_and_gradients(model: Any, batches: Sequence[dict[str, Any]]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Of one step over several batches; the shares are those of `ColdStartTrainer.batch_loss`."""
+    model.zero_grad()
+    total = sum(len(batch["labels"]) for batch in batches)
+    whole = 0.0
+    for batch in batches:
+        # Dropout must not differ between two ways to compute the same.
+        torch.manual_seed(0)
+        share = target_nats(model, batch).sum() / total
+        share.backward()
+        whole += share.item()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return whole, found
+
+
+def assert_same(mine: Any, theirs: Any) -> None:
+    assert mine[0] == pytest.approx(theirs[0], rel=NEAR)
+    assert mine[1].keys() == theirs[1].keys()
+    for name, expected in theirs[1].items():
+        assert (mine[1][name] - expected).norm() <= NEAR * expected.norm(), name
+
+
+def adapted(checkpoint: Checkpoint, kind: str) -> Any:
+    """The model to train: whole, with activations computed again, or with adapters that already say something."""
+    model = copy.deepcopy(checkpoint.model).train()
+    if "lora" in kind:
+        model = add_adapters(model, Lora(r=4, lora_alpha=8, lora_dropout=0.0), checkpoint.encoder, seed=0)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.2)
+    if "checkpointing" in kind:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["whole", "checkpointing", "lora", "lora checkpointing"])
+def test_a_tree_gives_loss_and_gradients_of_one_row_a_task(
+    checkpoints: Any, data: Path, family: str, kind: str
+) -> None:
+    checkpoint = checkpoints(family)
+    model = adapted(checkpoint, kind)
+    tree, apart = lessons(checkpoint), lessons(checkpoint, shared=False)
+    batch, repeated = collate(tree, examples(tree, data)), collate(apart, examples(apart, data))
+    # Three rows; the first has three tasks, the others two each.
+    assert (len(batch["input_ids"]), len(repeated["input_ids"])) == (3, 7)
+    mine = loss_and_gradients(model, [batch])
+    assert_same(mine, loss_and_gradients(model, [repeated]))
+    assert all(p.requires_grad == (name in mine[1]) for name, p in model.named_parameters())
+    assert any("visual" in name for name in mine[1]) == ("lora" not in kind)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_is_its_rows_one_after_another(checkpoints: Any, data: Path, family: str) -> None:
+    checkpoint = checkpoints(family)
+    made, model = lessons(checkpoint), adapted(checkpoint, "whole")
+    items = examples(made, data)
+    together = loss_and_gradients(model, [collate(made, items)])
+    assert_same(together, loss_and_gradients(model, [collate(made, [item]) for item in items]))
+    # A batch without a usable row takes part in the step and changes nothing.
+    idle = collate(made, [Skipped("data", "7", "no such video")])
+    assert_same(together, loss_and_gradients(model, [collate(made, items), idle]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_task_is_transformers_own_loss(checkpoints: Any, data: Path, family: str) -> None:
+    """A plain causal row with labels, given to the stock model: what anybody would train with."""
+    checkpoint = checkpoints(family)
+    made = lessons(checkpoint, tasks=[Task.ANSWER])
+    example = examples(made, data)[0]
+    batch = collate(made, [example])
+    tree = example.lesson.trees[0].tree
+    ids, positions = tree.row(example.lesson.targets[0].node)
+    target = len(tree.tokens[example.lesson.targets[0].node])
+    labels = torch.full_like(ids, -100)
+    labels[-target:] = ids[-target:]
+    output = checkpoint.model(
+        input_ids=ids[None],
+        position_ids=positions[:, None],
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        mm_token_type_ids=(ids[None] == checkpoint.encoder.video_token_id).long() * 2,
+        pixel_values_videos=batch["pixel_values_videos"],
+        video_grid_thw=batch["video_grid_thw"],
+        labels=labels[None],
+        use_cache=False,
+    )
+    with torch.no_grad():
+        assert target_nats(checkpoint.model, batch).mean().item() == pytest.approx(output.loss.item(), rel=NEAR)
+
+
+def test_prefix_target_and_end_are_trained_and_nothing_else(checkpoints: Any, data: Path) -> None:
+    checkpoint = checkpoints("qwen2_vl")
+    made = lessons(checkpoint)
+    [example, *_] = examples(made, data)
+    batch = collate(made, [example])
+    encoder, row = checkpoint.encoder, example.row
+    expected = {
+        Task.EVENT: "<|event_start|>[",
+        Task.KEY_ELEMENTS: ", ".join(row.key_elements or ()),
+        Task.ANSWER: row.answer or "",
+    }
+    for number, task in enumerate(Task):
+        ids = batch["labels"][batch["tasks"] == number].tolist()
+        prefix = encoder.prefix(task)
+        assert tuple(ids[: len(prefix)]) == prefix
+        assert encoder.decode(ids[len(prefix) :]).startswith(expected[task])
+        assert ids[-1] == encoder.end_id
+    # The end of the question predicts the first token of every prefix.
+    firsts = batch["predictors"][:-1][batch["tasks"].diff() != 0]
+    asked = example.lesson.trees[0].end(0)
+    assert batch["predictors"][0] == asked
+    assert len(firsts) == 2
+    assert (batch["predictors"] == asked).sum() == 3
+
+
+def test_logits_stand_only_where_a_target_is_predicted(checkpoints: Any, data: Path) -> None:
+    checkpoint = checkpoints("qwen2_vl")
+    made = lessons(checkpoint)
+    batch = collate(made, examples(made, data)[:1])
+    seen: list[int] = []
+    handle = checkpoint.model.lm_head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    with torch.no_grad():
+        target_nats(checkpoint.model, batch)
+    handle.remove()
+    # Three targets share the one token that predicts their first.
+    assert seen == [len(batch["labels"]) - 2]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_train_the_event_tokens_alone_of_the_vocabulary(checkpoints: Any, data: Path, tied: bool) -> None:
+    checkpoint = checkpoints("qwen2_vl", tied)
+    model = adapted(checkpoint, "lora")
+    made = lessons(checkpoint)
+    _, found = loss_and_gradients(model, [collate(made, examples(made, data))])
+    tokens = {name: gradient for name, gradient in found.items() if "token_adapter" in name}
+    assert tokens
+    assert all(gradient.shape[0] == 2 for gradient in tokens.values())
+    assert all("lora" in name or "token_adapter" in name for name in found)

@@ -1,0 +1,64 @@
+"""A model of random weights with real films and rows: all that a training run needs, in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl, tokenizer
+from videoreasoner.models.checkpoint import save_checkpoint
+from videoreasoner.settings import Settings
+from videoreasoner.synthetic.film import FilmSettings, make_films
+from videoreasoner.video.patches import PatchSettings
+
+FAMILIES = {"qwen2_vl": random_qwen2_vl, "qwen2_5_vl": random_qwen2_5_vl}
+PIXELS = 56 * 56
+SETTINGS = Settings(frame_budget=8, min_pixels=PIXELS, max_pixels=PIXELS, max_new_tokens=12)
+PATCHES = PatchSettings(min_pixels=PIXELS, max_pixels=PIXELS)
+
+
+def make_model(folder: Path, family: str = "qwen2_vl", tied: bool = True, event_tokens: bool = True) -> Path:
+    save_checkpoint(folder, FAMILIES[family](tied=tied), tokenizer(event_tokens), SETTINGS, PATCHES)
+    return folder
+
+
+def make_data(folder: Path, films: int = 6, seed: int = 0) -> Path:
+    """Films of four seconds and `plain.jsonl`, whose rows differ in the tasks that they support."""
+    rows = make_films(folder, films, FilmSettings(4.0, 40, 64, seed=seed), splits=["plain"])
+    lines = []
+    for number, row in enumerate(rows):
+        content = json.loads(row.to_json_line())
+        if number % 3 == 1:
+            del content["event"]
+        if number % 3 == 2:
+            del content["key_elements"], content["options"]
+            content["answer"] = content["answer_text"]
+        lines.append(json.dumps(content))
+    path = folder / "plain.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def recipe_content(folder: Path, data: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe of six steps of two rows."""
+    return {
+        "model_name_or_path": str(folder / "model"),
+        "output_dir": str(folder / "out"),
+        "data": [{"path": str(data)}],
+        "video_root": str(data.parent),
+        "per_device_train_batch_size": 2,
+        "gradient_checkpointing": False,
+        "learning_rate": 1e-3,
+        "max_steps": 6,
+        "save_steps": 2,
+        "dataloader_num_workers": 0,
+        **changes,
+    }
+
+
+def write_recipe(path: Path, content: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(content))
+    return path
