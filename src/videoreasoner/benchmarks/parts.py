@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -19,6 +17,7 @@ from typing import Any
 from videoreasoner.batch import answer_rows
 from videoreasoner.benchmarks.benchmark import Candidate
 from videoreasoner.errors import EvaluationError, VideoReasonerError
+from videoreasoner.processes import end_with_parent
 from videoreasoner.reasoner import Reasoner
 from videoreasoner.rows import Row, write_rows
 
@@ -184,7 +183,8 @@ def _hand_out(crew: Sequence[_Worker], parts: Sequence[Part], tally: _Tally) -> 
 
 def _serve(connection: Connection, errand: Errand) -> None:
     """A worker's life. Sends (rows done, rows) of the part, None at its end, or the error that ends the run."""
-    _end_with_parent()
+    # One whose parent was killed must not go on writing beside the run that takes up its work.
+    end_with_parent()
     # An interrupt from the keyboard is for the parent, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -197,15 +197,3 @@ def _serve(connection: Connection, errand: Errand) -> None:
         connection.send(error)
     except EOFError:
         return
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed must not go on writing beside the run that takes up its work."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

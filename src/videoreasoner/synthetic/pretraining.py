@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from videoreasoner.errors import CheckpointError
 from videoreasoner.models.encoding import PromptEncoder
+from videoreasoner.processes import end_with_parent
 from videoreasoner.synthetic.lessons import LessonBatch, LessonKind, LessonSettings, lesson_batch
 
 RESUME_FILE = "resume.pt"
@@ -48,6 +49,7 @@ class Lessons(Dataset[LessonBatch]):
         return self.steps - self.first
 
     def __getitem__(self, index: int) -> LessonBatch:
+        end_with_parent()
         return self.make(self.first + index)
 
 

@@ -14,6 +14,7 @@ from videoreasoner.errors import QuestionError, RowError, VideoError
 from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.models.positions import ClipTokens
 from videoreasoner.models.prompt_tree import PromptTree, collate
+from videoreasoner.processes import end_with_parent
 from videoreasoner.rows import Row
 from videoreasoner.tasks import Task
 from videoreasoner.training.examples import (
@@ -131,6 +132,7 @@ class RowDataset(Dataset[Example | Skipped]):
         return self.length
 
     def __getitem__(self, position: int) -> Example | Skipped:
+        end_with_parent()
         rows, row = self.rows[self.order[position]]
         try:
             return self.lessons.example(rows.name, row, row.video_path(rows.video_root))
