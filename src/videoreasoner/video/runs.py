@@ -22,8 +22,9 @@ from videoreasoner.video.opening import open_stream, packets_from
 from videoreasoner.video.pixels import Converter, Shape
 from videoreasoner.video.plan import Run
 
-# Of pixels that a run decoded ahead may hold; a longer run is decoded when its turn comes, frame by frame.
-_AHEAD_BYTES = 2**26
+# Of pixels that all runs decoded ahead may hold together; a run longer than its share is decoded when its turn comes,
+# frame by frame.
+_AHEAD_BYTES = 2**28
 
 Images = Iterator[NDArray[np.uint8]]
 
@@ -55,7 +56,7 @@ class RunPool:
         The images of a run are to be used before the next run is asked for.
         """
         height, width = shape.upright_size
-        most_frames = max(1, _AHEAD_BYTES // (height * width * 3))
+        most_frames = max(1, _AHEAD_BYTES // (self.threads * height * width * 3))
         if self.threads == 1 or len(runs) == 1:
             for run in runs:
                 yield run, self._images(run, index, shape, self.threads)
