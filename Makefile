@@ -7,7 +7,7 @@ READY := .venv/.ready
 
 help:
 	@echo "make demo       make a film, ask the shipped model about it, show the evidence"
-	@echo "make test       lint, types and the test suite (about five minutes on two cores)"
+	@echo "make test       lint, types and the test suite (about eight minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make bench      the figures of docs/tiny-model.md, measured again (about 15 minutes)"
