@@ -11,7 +11,7 @@ help:
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make bench      the figures of docs/tiny-model.md, measured again (about 15 minutes)"
-	@echo "make tiny       train the shipped checkpoints from nothing (about two hours on two cores)"
+	@echo "make tiny       train the shipped checkpoints from nothing (about two and a half hours on two cores)"
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; takes a few minutes) ..."
