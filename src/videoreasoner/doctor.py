@@ -56,6 +56,7 @@ EXTRAS = {
     "retrieval": Extra("open_clip", "keyframes by open_clip encoders, such as PE-Core"),
     "lora": Extra("peft", "training low-rank adapters (LoRA, QLoRA)"),
     "datasets": Extra("datasets", "training rows from the Hugging Face hub"),
+    "plots": Extra("matplotlib", "the plots of `videoreasoner reproduce`"),
 }
 _PARTS = {
     "torch": "torch",

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from videoreasoner.cli import ask, demo, doctor, evaluate, synthetic, train
+from videoreasoner.cli import ask, demo, doctor, evaluate, reproduce, synthetic, train
 from videoreasoner.errors import VideoReasonerError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(synthetic.app, name="synthetic")
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(reproduce.app, name="reproduce")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""The method at small scale, from films to claims: what is run, how it is judged, and the page about it."""
