@@ -55,11 +55,19 @@ def test_a_dry_run_writes_nothing(recipe: Path, capsys: pytest.CaptureFixture[st
     assert sorted(recipe.parent.rglob("*")) == before
 
 
+def test_only_a_dry_run_goes_on_without_data(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, recipe, "--dry-run", "--set", "data.0.path=/none.jsonl")
+    assert code == 0, err
+    assert "NOT HERE: /none.jsonl; a real start stops there" in out
+    code, out, err = call(capsys, recipe, "--set", "data.0.path=/none.jsonl")
+    assert (code, out) == (2, "")
+    assert "/none.jsonl: no such file" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--set", "lerning_rate=1"], "did you mean learning_rate?"),
-        (["--set", "data.0.path=/none.jsonl"], "/none.jsonl: no such file"),
         (["--dry-run", "--strategy", "zero9"], "choose one of ddp, zero2, zero3, fsdp2"),
         ([], "check video_root"),
     ],

@@ -114,6 +114,17 @@ def test_what_may_never_be_written_covers_placeholders_and_padding_rows(saved: P
     assert not set(loaded.banned_ids) & {*loaded.end_ids, *(known[token] for token in EVENT_TOKENS)}
 
 
+def test_a_folder_of_ours_says_where_turns_end(folder: Path, tmp_path: Path) -> None:
+    """Base weights end texts only; an engine that knows no more than the folder would write on behind an answer."""
+    path = folder / "generation_config.json"
+    text_end = load_checkpoint(folder, "cpu").encoder.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": text_end}))
+    base = load_checkpoint(folder, "cpu")
+    base.model.save_pretrained(tmp_path / "trained")
+    saved = json.loads((tmp_path / "trained" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == sorted([text_end, base.encoder.end_id])
+
+
 def test_overrides_replace_settings_and_none_leaves_them(saved: Path) -> None:
     changed = load_checkpoint(saved, "cpu", frame_budget=4, dense_share=None, max_pixels=1568).settings
     assert changed == SETTINGS.changed(frame_budget=4, max_pixels=1568)

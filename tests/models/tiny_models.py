@@ -36,7 +36,8 @@ def tokenizer(event_tokens: bool = True) -> Qwen2Tokenizer:
     return made
 
 
-def _configuration(vocab_size: int, tied: bool) -> dict:
+def _configuration(vocab_size: int, tied: bool, head_width: int) -> dict:
+    heads = HIDDEN // head_width
     ids = tokenizer().convert_tokens_to_ids
     return {
         "text_config": {
@@ -44,8 +45,8 @@ def _configuration(vocab_size: int, tied: bool) -> dict:
             "hidden_size": HIDDEN,
             "intermediate_size": 96,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // 2,
             "max_position_embeddings": 4096,
             "bos_token_id": ids("<|endoftext|>"),
             "eos_token_id": ids("<|im_end|>"),
@@ -55,7 +56,7 @@ def _configuration(vocab_size: int, tied: bool) -> dict:
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
-                "mrope_section": [2, 3, 3],
+                "mrope_section": [head_width // 8, head_width * 3 // 16, head_width * 3 // 16],
             },
             "tie_word_embeddings": tied,
         },
@@ -67,14 +68,18 @@ def _configuration(vocab_size: int, tied: bool) -> dict:
     }
 
 
-def random_qwen2_vl(vocab_size: int = PADDED_VOCABULARY, tied: bool = True) -> Qwen2VLForConditionalGeneration:
+def random_qwen2_vl(
+    vocab_size: int = PADDED_VOCABULARY, tied: bool = True, head_width: int = 16
+) -> Qwen2VLForConditionalGeneration:
     torch.manual_seed(0)
     vision = {"depth": 2, "embed_dim": 32, "hidden_size": HIDDEN, "num_heads": 2, "mlp_ratio": 2}
-    config = Qwen2VLConfig(**_configuration(vocab_size, tied), vision_config=vision)
+    config = Qwen2VLConfig(**_configuration(vocab_size, tied, head_width), vision_config=vision)
     return Qwen2VLForConditionalGeneration(config).eval()
 
 
-def random_qwen2_5_vl(vocab_size: int = PADDED_VOCABULARY, tied: bool = True) -> Qwen2_5_VLForConditionalGeneration:
+def random_qwen2_5_vl(
+    vocab_size: int = PADDED_VOCABULARY, tied: bool = True, head_width: int = 16
+) -> Qwen2_5_VLForConditionalGeneration:
     torch.manual_seed(0)
     vision = {
         "depth": 2,
@@ -87,5 +92,5 @@ def random_qwen2_5_vl(vocab_size: int = PADDED_VOCABULARY, tied: bool = True) ->
         "fullatt_block_indexes": [1],
         "tokens_per_second": 2,
     }
-    config = Qwen2_5_VLConfig(**_configuration(vocab_size, tied), vision_config=vision)
+    config = Qwen2_5_VLConfig(**_configuration(vocab_size, tied, head_width), vision_config=vision)
     return Qwen2_5_VLForConditionalGeneration(config).eval()

@@ -23,11 +23,12 @@ from videoreasoner.training.dry_run import (
     largest_batch,
     measured_rate,
     planned_method,
-    read_model,
-    row_sizes,
 )
+from videoreasoner.training.grpo_dry_run import grpo_dry_run_report
+from videoreasoner.training.grpo_recipe import GrpoRecipe
 from videoreasoner.training.memory import STRATEGIES, Method, Precision, StepShape, estimate, trained_parameters
-from videoreasoner.training.recipe import ColdStartRecipe, Lora, parse_recipe
+from videoreasoner.training.recipe import ColdStartRecipe, Lora, Recipe, parse_recipe
+from videoreasoner.training.row_sizes import longest_row, read_model, row_sizes
 from videoreasoner.training.shapes import PUBLISHED, config_shape, published_shape
 from videoreasoner.training.sources import read_sources
 from videoreasoner.training.start import lessons_for, load_model
@@ -180,6 +181,52 @@ def test_a_published_model_needs_neither_folder_nor_network(
     assert "a recipe with lora" in alone
     assert "hours: not known" in alone
     assert list(tmp_path.iterdir()) == [tmp_path / "rows.jsonl"]
+
+
+@pytest.mark.parametrize("kind", [ColdStartRecipe, GrpoRecipe])
+def test_without_its_files_a_recipe_is_planned_for_its_longest_row(kind: type[Recipe], folder: Path) -> None:
+    there, away = str(folder / "data" / "plain.jsonl"), str(folder / "none.jsonl")
+
+    def report(*paths: str) -> str:
+        content = recipe_content(folder, Path(there), max_steps=-1)
+        recipe = parse_recipe({**content, "data": [{"path": path} for path in paths]}, kind)
+        make = grpo_dry_run_report if isinstance(recipe, GrpoRecipe) else dry_run_report
+        return make(recipe, Hardware(1, "ddp", 24.0, 2.0))
+
+    without = report(away)
+    assert f"NOT HERE: {away}; a real start stops there" in without
+    # Four pairs of frames of 2 x 2 tokens.
+    assert "assumed instead: a row as long as the recipe allows: 16 visual tokens" in without
+    assert "rows: not known; an unknown number of steps" in without
+    assert "hours: not known without the rows" in without
+    half = report(there, away)
+    assert "rows: 6 usable, 0 skipped in the files that are here; an unknown number of steps" in half
+    assert "6 rows" in half
+    assert f"NOT HERE: {away};" in half
+    whole = report(there)
+    assert "NOT HERE" not in whole
+    assert "assumed" not in whole
+    assert "at 2 rows/s (given)" in whole
+
+
+def test_missing_held_out_rows_are_named(folder: Path) -> None:
+    report = dry_run_report(recipe_for(folder, eval_data=[{"path": "held-out.jsonl"}]), Hardware())
+    assert "NOT HERE: held-out.jsonl; a real start stops there" in report
+    assert "rows: 6 usable, 0 skipped; 6 steps of 2 rows" in report
+    assert "assumed" not in report
+
+
+def test_the_longest_row_holds_every_row(folder: Path) -> None:
+    recipe = recipe_for(folder)
+    model = read_model(recipe)
+    sizes, _ = row_sizes(recipe, model, read_sources(recipe.data, recipe.tasks, recipe.video_root))
+    longest = longest_row(recipe, model, (recipe.max_target_length,) * len(recipe.tasks))
+    assert longest.visual == max(size.visual for size in sizes)
+    assert longest.text > max(size.text for size in sizes)
+    few = longest_row(recipe_for(folder, max_length=longest.total - 1), model, longest.targets)
+    assert (few.visual, few.text) == (longest.visual - 4, longest.text)
+    with pytest.raises(SettingError, match="max_length 2048"):
+        longest_row(recipe_for(folder, max_length=2048), model, longest.targets)
 
 
 def test_hours_come_from_what_was_measured(tmp_path: Path) -> None:

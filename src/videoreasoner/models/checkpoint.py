@@ -226,7 +226,7 @@ def load_checkpoint(
     model.to(device).eval()
     vision = model.config.vision_config
     patches = PatchSettings.from_folder(folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         str(name),
         model,
         encoder,
@@ -234,6 +234,9 @@ def load_checkpoint(
         patches,
         float(vision.tokens_per_second) if config["model_type"] == "qwen2_5_vl" else None,
     )
+    # What is trained here ends its turns, base weights end texts, and other engines stop where a saved folder says.
+    model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
+    return checkpoint
 
 
 def save_checkpoint(folder: Path, model: Any, tokenizer: Any, settings: Settings, patches: PatchSettings) -> None:
@@ -254,11 +257,14 @@ def save_companions(folder: Path, tokenizer: Any, settings: Settings, patches: P
         "image_mean": list(patches.image_mean),
         "image_std": list(patches.image_std),
         "size": {"shortest_edge": patches.min_pixels, "longest_edge": patches.max_pixels},
-        "processor_class": "Qwen2VLProcessor",
     }
-    kinds = {
+    # The class around both follows from the model's type. transformers 5.22 would move the pixel limits by itself.
+    kinds: dict[str, dict[str, Any]] = {
         "preprocessor_config.json": {"image_processor_type": "Qwen2VLImageProcessor"},
-        "video_preprocessor_config.json": {"video_processor_type": "Qwen2VLVideoProcessor"},
+        "video_preprocessor_config.json": {
+            "video_processor_type": "Qwen2VLVideoProcessor",
+            "cap_pixels_per_frame": False,
+        },
     }
     for name, kind in kinds.items():
         (folder / name).write_text(json.dumps({**kind, **shared}, indent=2) + "\n")

@@ -44,7 +44,7 @@ def model_card(
             "",
             f"    videoreasoner ask FILM.mp4 'What happens first?' --model {name}",
             "",
-            "Stock transformers loads this folder. `videoreasoner.json` holds prompts and frame settings.",
+            "Stock transformers and vLLM load this folder. `videoreasoner.json` holds prompts and frame settings.",
             "",
             "## Data",
             "",

@@ -1,0 +1,248 @@
+"""How many tokens the rows of a recipe have, known before a run: without weights, and without decoding a film."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from videoreasoner.errors import CheckpointError, QuestionError, RowError, SettingError, VideoError
+from videoreasoner.models.checkpoint import SHIPPED, find_folder
+from videoreasoner.models.encoding import PromptEncoder
+from videoreasoner.models.event_tokens import extend_tokenizer
+from videoreasoner.rows import Row
+from videoreasoner.settings import Settings
+from videoreasoner.tasks import Task, thought_text
+from videoreasoner.training.examples import completions, target_texts, text_length
+from videoreasoner.training.frames import ClipReader, FilmFacts, plan_within, tokens_a_pair
+from videoreasoner.training.order import RowOrder, steps_in_all
+from videoreasoner.training.recipe import Recipe, Source
+from videoreasoner.training.shapes import ModelShape, config_shape, published_shape
+from videoreasoner.training.sources import Rows, read_source, read_sources
+from videoreasoner.video.patches import PatchSettings
+from videoreasoner.video.sampling import PAIR
+
+# More rows than this tell nothing new, and every film has to be opened.
+_ROWS_LOOKED_AT = 200
+_CHARACTERS_A_TOKEN = 3.5
+# Where the rows are not known: system text, question and options of a long one, in tokens.
+_LONG_PROMPT = 512
+
+
+@dataclass(frozen=True)
+class RowSize:
+    """Tokens of one row."""
+
+    visual: int
+    text: int
+    targets: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        return self.visual + self.text
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of a model without its weights.
+
+    Attributes:
+        encoder: None where no tokenizer is here; texts are then counted by characters.
+    """
+
+    shape: ModelShape
+    settings: Settings
+    patches: PatchSettings
+    encoder: PromptEncoder | None
+
+
+def read_model(recipe: Recipe) -> Model:
+    """The model of a recipe, from its folder or from the table of published ones.
+
+    Raises:
+        CheckpointError: neither knows it.
+        SettingError: the recipe's settings make no sense.
+    """
+    name = recipe.model_name_or_path
+    shape = published_shape(name)
+    is_here = Path(name).expanduser().is_dir() or (SHIPPED / name).is_dir()
+    if shape is not None and not is_here:
+        settings = Settings().changed(**recipe.settings)
+        patches = PatchSettings(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+        return Model(shape, settings, patches, None)
+    folder = find_folder(name)
+    settings = Settings.load(folder).changed(**recipe.settings)
+    try:
+        shape = config_shape(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{folder}/config.json: not the configuration of a Qwen-VL model ({error!r})") from error
+    patches = PatchSettings.from_folder(folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    return Model(shape, settings, patches, _encoder(folder, settings))
+
+
+def _encoder(folder: Path, settings: Settings) -> PromptEncoder | None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: its tokenizer cannot be read ({error})") from error
+    extend_tokenizer(tokenizer)
+    return PromptEncoder(tokenizer, settings.prompts)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is known of a recipe's rows.
+
+    Attributes:
+        missing: files that are not there.
+        sources: those of the rows to train on that are.
+        sizes: tokens of rows of theirs.
+        looked_into: how many films of those rows could be opened.
+        assumed: the row to plan for while rows to train on are missing; None: they are all there.
+    """
+
+    missing: list[str]
+    sources: list[Rows]
+    sizes: list[RowSize]
+    looked_into: int
+    assumed: RowSize | None
+
+    @property
+    def planned(self) -> list[RowSize]:
+        """The rows that a device must have room for; at least one."""
+        return self.sizes if self.assumed is None else [*self.sizes, self.assumed]
+
+    @property
+    def counts(self) -> str:
+        """How many rows can be used, in words."""
+        if not self.sources:
+            return "not known"
+        skipped = sum(len(rows.skipped) for rows in self.sources)
+        known = f"{sum(map(len, self.sources))} usable, {skipped} skipped"
+        return known if self.assumed is None else f"{known} in the files that are here"
+
+    @property
+    def notes(self) -> list[str]:
+        """What is missing, and what is assumed in its place; a line each."""
+        lines = [f"NOT HERE: {', '.join(self.missing)}; a real start stops there"] if self.missing else []
+        if self.assumed is not None:
+            targets = f", {sum(self.assumed.targets)} of them targets" if self.assumed.targets else ""
+            lines.append(
+                f"assumed instead: a row as long as the recipe allows: {self.assumed.visual} visual tokens (all frames "
+                f"at the largest size), {self.assumed.text} of text{targets}"
+            )
+        return lines
+
+    def steps(self, recipe: Recipe, step_rows: int) -> int | None:
+        """Steps of the run in batches of that many rows; None: they follow from rows that are not there."""
+        if recipe.max_steps > 0:
+            return recipe.max_steps
+        if self.assumed is not None:
+            return None
+        order = RowOrder([len(rows) for rows in self.sources], [rows.weight for rows in self.sources], recipe.seed)
+        return steps_in_all(recipe.num_train_epochs, order.epoch_rows, step_rows)
+
+
+def read_data(recipe: Recipe, model: Model, longest_targets: tuple[int, ...]) -> Data:
+    """Read the rows to train on, as far as they are there.
+
+    Args:
+        longest_targets: most tokens of each target of a row; assumed where files are missing.
+
+    Raises:
+        RowError: all files are there, and none of their rows can be used.
+    """
+    missing = missing_files([*recipe.data, *recipe.eval_data])
+    there = [source for source in recipe.data if source.path not in missing]
+    if len(there) == len(recipe.data):
+        sources = read_sources(there, recipe.fields, recipe.video_root, needs_videos=False)
+        return Data(missing, sources, *row_sizes(recipe, model, sources), None)
+    sources = [read_source(source, recipe.fields, recipe.video_root, needs_videos=False) for source in there]
+    sizes, looked_into = row_sizes(recipe, model, sources) if any(sources) else ([], 0)
+    return Data(missing, sources, sizes, looked_into, longest_row(recipe, model, longest_targets))
+
+
+def missing_files(sources: Sequence[Source]) -> list[str]:
+    """Files of sources that are not there, each once."""
+    return list(dict.fromkeys(s.path for s in sources if s.path is not None and not Path(s.path).exists()))
+
+
+def longest_row(recipe: Recipe, model: Model, targets: tuple[int, ...]) -> RowSize:
+    """All frames at the largest size, a long question and such targets, with fewer frames where `max_length` says so.
+
+    Raises:
+        SettingError: `max_length` leaves no room for frames.
+    """
+    text = _LONG_PROMPT + sum(targets)
+    pair = model.settings.max_pixels // model.patches.factor**2
+    pairs = min(model.settings.frame_budget // PAIR, (recipe.max_length - text) // pair)
+    if pairs < 1:
+        raise SettingError(
+            f"max_length {recipe.max_length}: {text} tokens of text and {pair} of two frames are more; raise it"
+        )
+    return RowSize(pairs * pair, text, targets)
+
+
+def row_sizes(recipe: Recipe, model: Model, sources: Sequence[Rows]) -> tuple[list[RowSize], int]:
+    """Tokens of up to 200 rows, evenly spread, and how many of their films could be looked into.
+
+    A film that is not here or cannot be opened counts as long enough for all frames, of the largest size.
+    """
+    rows = [(source, row) for source in sources for row in source.rows]
+    chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, min(len(rows), _ROWS_LOOKED_AT)).round().astype(int)]
+    reader = ClipReader(model.settings, model.patches, recipe.decode_time_limit_s)
+    sizes: list[RowSize] = []
+    looked_into = 0
+    for source, row in chosen:
+        try:
+            with reader.film(row.video_path(source.video_root)) as film:
+                facts = film.facts
+            looked_into += 1
+        except VideoError:
+            side = math.isqrt(model.settings.max_pixels)
+            facts = FilmFacts(row.duration or model.settings.frame_budget / model.settings.sparse_rate_fps, side, side)
+        try:
+            sizes.append(_row_size(recipe, model, row, facts))
+        except (RowError, QuestionError, VideoError):
+            # Such a row is skipped in training, and said there.
+            continue
+    if not sizes:
+        raise RowError(f"none of the {len(chosen)} rows looked at can be used; the run itself says why")
+    return sizes, looked_into
+
+
+def _row_size(recipe: Recipe, model: Model, row: Row, facts: FilmFacts) -> RowSize:
+    text, targets = _text_tokens(recipe, model, row, facts.duration_s)
+    plan = plan_within(facts, model.settings.sampling, model.patches, recipe.max_length - text)
+    if plan is None:
+        raise RowError(f"row {row.id}: no room for frames")
+    return RowSize(len(plan) * tokens_a_pair(facts, model.patches), text, targets)
+
+
+def _text_tokens(recipe: Recipe, model: Model, row: Row, duration_s: float) -> tuple[int, tuple[int, ...]]:
+    encoder = model.encoder
+    if encoder is not None:
+        texts = target_texts(row, recipe.tasks, encoder, duration_s)
+        targets = completions(texts, encoder, recipe.max_target_length)
+        question = encoder.question(row.question, row.options or ())
+        return text_length(question, targets, encoder), tuple(map(len, targets.values()))
+    prompts = model.settings.prompts
+    parts = {
+        Task.EVENT: "<s>[0.12, 0.47]<e>" * 2,
+        Task.KEY_ELEMENTS: ", ".join(row.key_elements or ()),
+        Task.ANSWER: row.answer or "",
+        Task.THINK: thought_text(row.reasoning or "", row.answer or ""),
+    }
+    wanted = [task for task in recipe.tasks if task in row.tasks()]
+    counts = tuple(_guess(prompts.prefixes[task] + parts[task]) + 1 for task in wanted)
+    return _guess(prompts.system + prompts.user_text(row.question, row.options or ())) + 20 + sum(counts), counts
+
+
+def _guess(text: str) -> int:
+    return math.ceil(len(text) / _CHARACTERS_A_TOKEN)
