@@ -25,17 +25,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-SIDE = 112
-TOKENS_A_PAIR = (SIDE // 28) ** 2
 QUESTIONS = ("When does it happen?", "What color is it?")
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed: arm (tree, repeated, trl), frames, completions a task and tokens of a completion, steps."""
+    """What is timed: arm (tree, repeated, trl), frames and their side in pixels, completions a task and tokens of a
+    completion, steps."""
 
     arm: str
     frames: int = 64
+    side: int = 112
     generations: int = 8
     completion: int = 24
     steps: int = 4
@@ -58,16 +58,16 @@ def run_ours(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
     from videoreasoner.training.recipe import parse_recipe
 
     torch.set_num_threads(case.threads)
-    films = work / "films"
-    make_films(films, 1, FilmSettings(duration_s=64.0, fps=4.0, size=SIDE), splits=("plain",))
+    films = work / f"films-{case.side}"
+    make_films(films, 1, FilmSettings(duration_s=64.0, fps=4.0, size=case.side), splits=("plain",))
     recipe = parse_recipe(
         {
             "model_name_or_path": str(checkpoint),
-            "output_dir": str(work / f"{case.arm}-{case.frames}-{case.generations}-{case.completion}"),
+            "output_dir": str(work / f"{case.arm}-{case.frames}-{case.side}-{case.generations}-{case.completion}"),
             "data": [{"path": str(films / "plain.jsonl")}],
             "video_root": str(films),
             "frame_cache_dir": str(work / "cache"),
-            "settings": {"frame_budget": case.frames, "min_pixels": SIDE**2, "max_pixels": SIDE**2},
+            "settings": {"frame_budget": case.frames, "min_pixels": case.side**2, "max_pixels": case.side**2},
             "max_steps": case.steps,
             "save_steps": 1000,
             "num_generations": case.generations,
@@ -149,8 +149,11 @@ def run_trl(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
 
     torch.set_num_threads(case.threads)
     rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)) for _ in range(case.frames // 2)]
-    processor = AutoProcessor.from_pretrained(checkpoint, min_pixels=SIDE**2, max_pixels=SIDE**2)
+    images = [
+        Image.fromarray(rng.integers(0, 256, (case.side, case.side, 3), dtype=np.uint8))
+        for _ in range(case.frames // 2)
+    ]
+    processor = AutoProcessor.from_pretrained(checkpoint, min_pixels=case.side**2, max_pixels=case.side**2)
     processor.tokenizer.padding_side = "left"
     processor.chat_template = processor.tokenizer.chat_template = CHAT_TEMPLATE
     # Random weights write placeholders of images, which breaks TRL's update. Ours are never sampled either.
@@ -247,24 +250,29 @@ def measure(case: Case, checkpoint: Path, work: Path, python: str) -> dict[str, 
     return {**asdict(case), **json.loads(done.stdout.strip().splitlines()[-1])}
 
 
-def cases(arms: list[str]) -> list[Case]:
-    """G at 64 frames, frames at G 8, and two where sharing pays least: long completions, and short prompts of two."""
-    base = [Case("tree", generations=g) for g in (2, 4, 8, 16)]
-    base += [Case("tree", frames=frames) for frames in (16, 128)]
-    base += [Case("tree", completion=128, steps=3), Case("tree", frames=4, generations=2)]
-    return [replace(case, arm=arm) for case in base for arm in arms]
+def cases() -> list[Case]:
+    """G at 64 frames; numbers of frames; where sharing pays least; and a prompt as long as published ones are."""
+    every = [Case("tree", generations=g) for g in (2, 4, 8, 16)]
+    every += [Case("tree", frames=frames) for frames in (16, 128)]
+    every += [Case("tree", completion=128), Case("tree", frames=4, generations=2), Case("tree", side=168)]
+    # Peers where they end within minutes: they need as much time and memory a completion as the tree for a query.
+    compared = [Case("tree", generations=g) for g in (2, 8)] + [Case("tree", frames=16)]
+    compared += [Case("tree", frames=16, completion=128), Case("tree", frames=4, generations=2)]
+    every.append(compared[3])
+    return every + [replace(case, arm=arm, steps=3) for case in compared for arm in ("repeated", "trl")]
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown, one line a case, with the tree's advantage over the same case in the other arms."""
     tree = {_shape(r): r for r in results if r["arm"] == "tree"}
     lines = [
-        "| arm | frames | G | tokens | rollout s | reference s | update s | step s | peak GB | step / tree "
+        "| arm | frames | side | G | tokens | rollout s | reference s | update s | step s | peak GB | step / tree "
         "| peak / tree | step / bound |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        head = f"| {result['arm']} | {result['frames']} | {result['generations']} | {result['completion']} |"
+        named = ("arm", "frames", "side", "generations", "completion")
+        head = f"| {' | '.join(str(result[name]) for name in named)} |"
         if "failed" in result:
             lines.append(f"{head} failed: {' '.join(result['failed'])} |")
             continue
@@ -278,8 +286,8 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _shape(result: dict[str, Any]) -> tuple[int, int, int]:
-    return result["frames"], result["generations"], result["completion"]
+def _shape(result: dict[str, Any]) -> tuple[int, ...]:
+    return result["frames"], result["side"], result["generations"], result["completion"]
 
 
 def with_images(checkpoint: Path) -> Path:
@@ -298,7 +306,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/bench-grpo"))
     parser.add_argument("--trl-python", help="a Python that has trl==1.16.0")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", help="frames,G,tokens of one case, such as 64,8,24")
+    parser.add_argument("--only", help="frames,side,G,tokens of one case, such as 64,112,8,24")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -309,8 +317,10 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     checkpoint = with_images(save_random_checkpoint(arguments.out, SHAPES["small"]))
     results = []
-    for case in cases(["tree", "repeated", *(["trl"] if arguments.trl_python else [])]):
-        if arguments.only and arguments.only != f"{case.frames},{case.generations},{case.completion}":
+    for case in cases():
+        if arguments.only and arguments.only != f"{case.frames},{case.side},{case.generations},{case.completion}":
+            continue
+        if case.arm == "trl" and not arguments.trl_python:
             continue
         python = arguments.trl_python if case.arm == "trl" else sys.executable
         results.append(measure(replace(case, threads=arguments.threads), checkpoint, arguments.out, python))

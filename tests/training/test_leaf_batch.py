@@ -8,6 +8,7 @@ import torch
 from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl
 from tests.training.queries import PAD, query
 from videoreasoner.tasks import Task
+from videoreasoner.training import leaf_batch as leaf_batch_module
 from videoreasoner.training.leaf_batch import clip_inputs, completion_log_probs, leaf_batch
 from videoreasoner.training.objective import clipped_objective, k3, token_weights
 from videoreasoner.training.queries import Query
@@ -59,7 +60,8 @@ def cases(per_second: float | None) -> tuple[list[Query], list[list[Rollout]]]:
 def loss_of(model, queries, rollouts, shared_prompt, features=None):
     """A GRPO loss in which every token's weight, advantage, ratio and divergence differ."""
     batch = leaf_batch(queries, rollouts, PAD, shared_prompt)
-    log_probs = completion_log_probs(model, batch, clip_inputs(queries, batch.clips, features), 1.3, BANNED)
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    log_probs = completion_log_probs(model, plain, batch, clip_inputs(queries, batch.clips, features), 1.3, BANNED)
     generator = torch.Generator().manual_seed(7)
     advantages = torch.randn(len(batch.lengths), generator=generator)[batch.completion]
     old, reference = (log_probs.detach() + torch.randn(len(log_probs), generator=generator) * s for s in (0.1, 0.3))
@@ -91,6 +93,25 @@ def test_loss_and_all_gradients_equal_repeated_rows(family: str, mode: str) -> N
     for name, expected in theirs.items():
         assert expected.norm() > 0, name
         assert (mine[name] - expected).norm() <= 1e-5 * expected.norm(), name
+
+
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_logits_may_be_computed_a_few_tokens_at_a_time(tokens: int, monkeypatch) -> None:
+    model = prepared("qwen2_vl", "whole")
+    queries, rollouts = cases(None)
+    loss, log_probs = loss_of(model, queries, rollouts, True)
+    at_once = gradients(model, loss)
+    held: list[int] = []
+    model.lm_head.register_forward_hook(lambda _, __, logits: held.append(len(logits)))
+    monkeypatch.setattr(leaf_batch_module, "_LOGIT_BYTES", tokens * 4 * len(model.lm_head.weight))
+    split_loss, split_log_probs = loss_of(model, queries, rollouts, True)
+    in_parts = gradients(model, split_loss)
+    assert max(held) == tokens
+    # Once forward, and once more for the gradients.
+    assert sum(held) == 2 * len(log_probs)
+    torch.testing.assert_close(split_log_probs, log_probs, rtol=1e-5, atol=1e-5)
+    for name, gradient in at_once.items():
+        torch.testing.assert_close(in_parts[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_features_of_a_frozen_tower_give_the_same_gradients() -> None:

@@ -14,6 +14,8 @@ from videoreasoner.cli.options import (
     DenseShareOption,
     DeviceOption,
     EncoderOption,
+    EventShareOption,
+    EventsOption,
     FrameBudgetOption,
     KeyframeWidthOption,
     ModelOption,
@@ -50,6 +52,8 @@ def synthetic(
     questions: Annotated[int, typer.Option("--questions", help="About each film, of each split.")] = 1,
     duration: Annotated[float, typer.Option("--duration", help="Length of a film, seconds.")] = 60.0,
     size: SizeOption = 96,
+    events: EventsOption = (1, 3),
+    event_share: EventShareOption = (0.12, 0.35),
     seed: SeedOption = _SEED,
     out: OutOption = None,
     films_dir: FilmsDirOption = _FILMS_DIR,
@@ -73,6 +77,7 @@ def synthetic(
     from videoreasoner.benchmarks.candidate import LocalCandidate
     from videoreasoner.benchmarks.synthetic import held_out_settings, synthetic_benchmark
     from videoreasoner.benchmarks.table import metric_tables
+    from videoreasoner.synthetic.world import WorldSettings
 
     settings = {
         "encoder": encoder,
@@ -86,7 +91,8 @@ def synthetic(
     candidate = LocalCandidate(model, device, threads, settings)
     splits = _splits(split)
     _check(candidate, mode, workers)
-    film_settings = held_out_settings(seed, duration_s=duration, size=size)
+    world = WorldSettings(events, event_share)
+    film_settings = held_out_settings(seed, duration_s=duration, size=size, world=world)
     with _FilmProgress() as progress:
         benchmark = synthetic_benchmark(films_dir, films, film_settings, splits, questions, progress)
     folder = out or Path("out/eval") / f"synthetic-{split}-{Path(model).name}-{mode}"

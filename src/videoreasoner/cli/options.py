@@ -7,7 +7,12 @@ from typing import Annotated, Any
 import typer
 
 ModelOption = Annotated[str, typer.Option("--model", help="A shipped model, a checkpoint folder or a Hugging Face id.")]
-ModeOption = Annotated[str, typer.Option("--mode", help="focus: locate, look densely, answer. direct: one pass.")]
+ModeOption = Annotated[
+    str,
+    typer.Option(
+        "--mode", help="focus: locate, look densely, answer. direct: one pass. think: one pass, reason in text."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="A torch device, or auto.")]
 EncoderOption = Annotated[
     str | None,
@@ -34,6 +39,10 @@ KeyframeWidthOption = Annotated[
 FreeEventOption = Annotated[
     bool,
     typer.Option("--free-event", help="Decode the event without its grammar, to measure parsing."),
+]
+EventsOption = Annotated[tuple[int, int], typer.Option("--events", help="Fewest and most events of a film.")]
+EventShareOption = Annotated[
+    tuple[float, float], typer.Option("--event-share", help="Shortest and longest event, share of the film.")
 ]
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from videoreasoner.cli.options import EventShareOption, EventsOption
+
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
 
 
@@ -17,11 +19,8 @@ def make(
     duration: Annotated[float, typer.Option(help="Length of a film, seconds.")] = 60.0,
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 10.0,
     size: Annotated[int, typer.Option(help="Width and height, pixels.")] = 96,
-    events: Annotated[tuple[int, int], typer.Option(help="Fewest and most events.")] = (1, 3),
-    event_share: Annotated[tuple[float, float], typer.Option(help="Shortest and longest event, share of the film.")] = (
-        0.12,
-        0.35,
-    ),
+    events: EventsOption = (1, 3),
+    event_share: EventShareOption = (0.12, 0.35),
     gap_share: Annotated[float, typer.Option(help="Least share of film between events.")] = 0.03,
     detail: Annotated[str, typer.Option(help="What shows briefly: color or digit.")] = "color",
     detail_share: Annotated[float, typer.Option(help="How long it shows, share of film.")] = 0.01,

@@ -38,7 +38,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
-from videoreasoner.tasks import Task, parse_choice, parse_event, parse_key_elements
+from videoreasoner.tasks import Task, parse_choice, parse_event, parse_key_elements, stated_answer
 from videoreasoner.training.alarms import Alarms
 from videoreasoner.training.grpo_recipe import GrpoRecipe
 from videoreasoner.training.leaf_batch import LeafBatch, clip_inputs, completion_log_probs, leaf_batch
@@ -238,7 +238,9 @@ class GrpoTrainer(TreeTrainer):
                 return self._log_probs(self._policy(), leaves, clips)
 
     def _log_probs(self, model: Any, leaves: LeafBatch, clips: dict[str, Any]) -> Tensor:
-        return completion_log_probs(model, leaves, clips, self.recipe.temperature, self.run.checkpoint.banned_ids)
+        plain = self.reference if model is self.reference else self._policy()
+        banned = self.run.checkpoint.banned_ids
+        return completion_log_probs(model, plain, leaves, clips, self.recipe.temperature, banned)
 
     def _nothing(self) -> Experience:
         task, end = next(iter(self.filler.prefixes)), self.run.checkpoint.encoder.end_id
@@ -322,7 +324,8 @@ def is_readable(task: Task, text: str, query: Query) -> bool:
         return parse_event(text, query.duration_s) is not None
     if task is Task.KEY_ELEMENTS:
         return bool(parse_key_elements(text))
-    return parse_choice(text, query.row.options) is not None if query.row.options else bool(text)
+    answer = stated_answer(task, text) or ""
+    return parse_choice(answer, query.row.options) is not None if query.row.options else bool(answer)
 
 
 def records_of(explored: Explored) -> list[Record]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from videoreasoner.training.dry_run import (
     Hardware,
+    hours_text,
     in_use_gb,
     measured_rate,
     planned_method,
-    read_model,
-    row_sizes,
+    steps_text,
 )
 from videoreasoner.training.grpo_recipe import GrpoRecipe
+from videoreasoner.training.leaf_batch import tokens_at_once
 from videoreasoner.training.memory import GB, StepShape, estimate
-from videoreasoner.training.order import RowOrder, steps_in_all
-from videoreasoner.training.sources import read_sources
+from videoreasoner.training.row_sizes import read_data, read_model
 
 # What locating and answering write; the limit only bounds what goes wrong.
 _USUAL_COMPLETION = 24
@@ -28,26 +29,25 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
         VideoReasonerError: the recipe cannot be run anywhere; the message says why.
     """
     model = read_model(recipe)
-    sources = read_sources(recipe.data, recipe.fields, recipe.video_root, needs_videos=False)
-    sizes, looked_into = row_sizes(recipe, model, sources)
+    # What is written is counted below.
+    data = read_data(recipe, model, ())
     method = planned_method(recipe, hardware)
-    order = RowOrder([len(rows) for rows in sources], [rows.weight for rows in sources], recipe.seed)
     step_rows = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * method.devices
-    steps = recipe.max_steps
-    if steps < 0:
-        steps = recipe.num_iterations * steps_in_all(recipe.num_train_epochs, order.epoch_rows, step_rows)
+    steps = data.steps(recipe, step_rows)
+    # Epochs count batches of rows, and each is learned from several times.
+    if steps is not None and recipe.max_steps < 0:
+        steps *= recipe.num_iterations
     completions = len(recipe.tasks) * recipe.num_generations
     has_reference = recipe.beta > 0 and recipe.lora is None
     reference = model.shape.parameters * method.precision.weight_bytes if has_reference else 0
-    skipped = sum(len(rows.skipped) for rows in sources)
-    longest = max(sizes, key=lambda size: size.total)
+    longest = max(data.planned, key=lambda size: size.total)
     lines = [
         f"{recipe.model_name_or_path}: {model.shape.parameters / GB:.2f} B parameters"
         f"{', and as many of the reference' if has_reference else ''}",
-        f"rows: {sum(map(len, sources))} usable, {skipped} skipped; {steps} steps of {step_rows} rows "
-        f"and {step_rows * completions} completions",
-        f"longest prompt of {len(sizes)} rows ({looked_into} films looked into): {longest.total} tokens, "
-        f"{longest.visual} of them visual",
+        *data.notes,
+        f"rows: {data.counts}; {steps_text(steps)} of {step_rows} rows and {step_rows * completions} completions",
+        f"longest prompt: {longest.total} tokens, {longest.visual} of them visual ({len(data.sizes)} rows and "
+        f"{data.looked_into} films looked into)",
         f"memory of one of {method.devices} device(s), {hardware.strategy}, at the longest prompt:",
     ]
     for length in sorted({min(_USUAL_COMPLETION, recipe.max_completion_length), recipe.max_completion_length}):
@@ -55,7 +55,8 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
         rows, tokens = recipe.per_device_train_batch_size, longest.total + written
         if not recipe.shared_prompt:
             rows, tokens, written = rows * completions, longest.total + length, length
-        memory = estimate(model.shape, method, StepShape(rows, tokens, longest.visual, written))
+        at_once = min(rows * written, tokens_at_once(model.shape.text.vocabulary))
+        memory = estimate(model.shape, method, StepShape(rows, tokens, longest.visual, math.ceil(at_once / rows)))
         used = in_use_gb(replace(memory, weights=memory.weights + reference))
         fits = "fits" if used <= hardware.device_gb else "DOES NOT FIT"
         parts = {**memory.parts(), "reference": reference}
@@ -63,9 +64,6 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
         lines.append(
             f"  completions of {length} tokens: {used:.2f} GB ({listed}), {fits} into {hardware.device_gb:g} GB"
         )
-    rate = hardware.rows_per_second or measured_rate(recipe.output_dir)
-    if rate:
-        lines.append(f"hours: {steps / recipe.num_iterations * step_rows / rate / 3600:.2f} at {rate:.3g} rows/s")
-    else:
-        lines.append("hours: not known; give --rows-per-second, or run a few steps into output_dir first")
+    rows_in_all = None if steps is None else steps / recipe.num_iterations * step_rows
+    lines.append(hours_text(rows_in_all, hardware.rows_per_second, measured_rate(recipe.output_dir)))
     return "\n".join(lines)
