@@ -33,7 +33,12 @@ class FakeEngine:
 
     settings: Settings = SETTINGS
     texts: dict[Task, str] = field(
-        default_factory=lambda: {Task.EVENT: EVENT, Task.KEY_ELEMENTS: "", Task.ANSWER: "an answer"}
+        default_factory=lambda: {
+            Task.EVENT: EVENT,
+            Task.KEY_ELEMENTS: "",
+            Task.ANSWER: "an answer",
+            Task.THINK: "it seems so </think> an answer",
+        }
     )
     best: Callable[[str], int] = len
     name: str = "fake"

@@ -51,6 +51,13 @@ def test_a_task_without_a_prefix_is_refused():
         Prompts(prefixes={Task.EVENT: "x "})
 
 
+def test_a_checkpoint_from_before_there_was_thinking_gets_its_prefix():
+    old = {"event": "I want to locate: ", "key_elements": "I want to name:", "answer": "The answer is:"}
+    prefixes = Prompts.model_validate({"prefixes": old}).prefixes
+    assert prefixes == {**old, Task.THINK: "<think>"}
+    assert Prompts.model_validate({"prefixes": {**old, "think": "Let me see:"}}).prefixes[Task.THINK] == "Let me see:"
+
+
 def test_unknown_fields_are_refused():
     with pytest.raises(ValidationError, match="sistem"):
         Prompts(sistem="typo")

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fake_engine import SETTINGS, FakeEncoder, FakeEngine
+from tests.training.toy import make_model
 from tests.video.films import Recipe, overwrite_packets
 from videoreasoner.errors import CheckpointError, QuestionError, SettingError, VideoError
 from videoreasoner.evidence import Answer, FrameUse
@@ -35,7 +36,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny() -> Reasoner:
-    return Reasoner.from_pretrained("tiny", device="cpu")
+    return Reasoner.from_pretrained("tiny", device="cpu", max_thought_tokens=24)
 
 
 def _ask(film: Path, texts: dict[Task, str], encoder: FakeEncoder | None = None, **changes: Any) -> Answer:
@@ -169,6 +170,50 @@ def test_direct_mode_is_one_pass_over_the_uniform_frames(film: Path) -> None:
     assert encoder.images == 0
 
 
+def test_think_mode_is_one_pass_over_the_uniform_frames_and_shows_no_evidence(film: Path) -> None:
+    engine, encoder = FakeEngine(), FakeEncoder()
+    answer = Reasoner(engine, encoder).ask(film, "What?", mode="think")
+    assert [call.tasks for call in engine.calls] == [(Task.THINK,)]
+    assert answer.frames == _uses(UNIFORM)
+    assert answer.event is None
+    assert answer.key_elements == answer.keyframes == answer.key_spans == answer.notes == []
+    assert answer.completions == {Task.THINK: "it seems so </think> an answer"}
+    assert (answer.text, answer.choice, answer.confidence) == ("an answer", None, None)
+    assert encoder.images == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "text", "choice", "notes"),
+    [
+        ("A or B? </think> b", "blue", "B", []),
+        ("A or B? </think> blue.", "blue", "B", []),
+        ("</think> Red", "red", "A", []),
+        ("A or B? </think> a green one", "a green one", None, ["the written answer names none of the options"]),
+        ("A or B? </think> ", "A or B? </think> ", None, ["the reasoning ends without an answer"]),
+        ("blue", "blue", None, ["the reasoning ends without an answer"]),
+        ("", "", None, ["the reasoning ends without an answer"]),
+    ],
+)
+def test_a_thoughts_choice_is_the_option_that_its_answer_names(
+    film: Path, written: str, text: str, choice: str | None, notes: list[str]
+) -> None:
+    engine = FakeEngine()
+    engine.texts[Task.THINK] = written
+    answer = Reasoner(engine).ask(film, "What?", ["red", "blue"], mode="think")
+    assert (answer.text, answer.choice, answer.confidence, answer.notes) == (text, choice, None, notes)
+
+
+def test_reasoning_that_does_not_end_is_cut_off_and_says_so(film: Path, tmp_path: Path) -> None:
+    """Random weights ramble."""
+    rambling = Reasoner.from_pretrained(str(make_model(tmp_path / "model")), device="cpu", max_thought_tokens=24)
+    answer = rambling.ask(film, "What color is the circle?", ["red", "blue"], mode="think")
+    assert answer.usage.tokens_out == 24
+    assert answer.notes == ["the text was cut off at max_thought_tokens (24)", "the reasoning ends without an answer"]
+    assert answer.text == answer.completions[Task.THINK] != ""
+    assert (answer.choice, answer.confidence) == (None, None)
+    assert answer.frames
+
+
 def test_focus_mode_asks_both_locate_branches_in_one_pass_over_the_uniform_frames(film: Path) -> None:
     engine = FakeEngine()
     Reasoner(engine).ask(film, "What?", ["a", "b"])
@@ -231,7 +276,7 @@ def test_many_questions_equal_one_by_one_and_cost_less(tiny: Reasoner, film: Pat
         Query("What happens?"),
         Query("Which shape comes first?", ("square", "circle")),
     ]
-    for mode in ("focus", "direct"):
+    for mode in ("focus", "direct", "think"):
         together = tiny.ask_many(film, queries, mode)
         for number, (query, answer) in enumerate(zip(queries, together, strict=True)):
             alone = tiny.ask(film, query.text, query.options, mode)
@@ -283,7 +328,7 @@ def test_the_longest_query_is_taken() -> None:
 
 
 def test_an_unknown_mode_is_refused(film: Path) -> None:
-    with pytest.raises(SettingError, match=r"'slow'.*focus, direct"):
+    with pytest.raises(SettingError, match=r"'slow'.*focus, direct, think"):
         Reasoner(FakeEngine()).ask(film, "What?", mode="slow")
 
 
@@ -299,7 +344,7 @@ def test_overrides_and_the_encoder_reach_the_reasoner() -> None:
 # Odd films.
 
 
-@pytest.fixture(params=["focus", "direct"])
+@pytest.fixture(params=["focus", "direct", "think"])
 def mode(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -318,7 +363,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 )
 def test_films_that_are_short_or_small_are_answered(tiny: Reasoner, tmp_path: Path, recipe: Recipe, mode: str) -> None:
     answer = tiny.ask(recipe.make(tmp_path), "What is it?", ["red", "blue"], mode)
-    assert answer.choice in ("A", "B")
+    assert answer.choice in ("A", "B") or mode == "think"
     assert answer.frames
     assert len(answer.frames) <= tiny.settings.frame_budget
     assert all(0 <= frame.time_s < answer.duration_s for frame in answer.frames)
@@ -336,7 +381,7 @@ def test_every_answer_about_a_damaged_film_says_so(tiny: Reasoner, tmp_path: Pat
     path = Recipe("damaged.mp4", count=60, options={"bf": "0", "g": "5"}).make(tmp_path)
     overwrite_packets(path, lambda number: number in damaged)
     for answer in tiny.ask_many(path, [Query("What is it?", ("red", "blue"))] * 2, mode):
-        assert answer.choice in ("A", "B")
+        assert answer.choice in ("A", "B") or mode == "think"
         assert any("decode" in note for note in answer.notes)
 
 

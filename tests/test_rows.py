@@ -25,6 +25,7 @@ FULL: dict[str, Any] = {
     "answer": "B",
     "event": [3.5, 8.0],
     "key_elements": ["a tail"],
+    "reasoning": "0.10 to 0.20: a cat with a tail.",
     "duration": 40.0,
     "source": "nextgqa",
 }
@@ -106,6 +107,8 @@ def test_a_row_feeds_the_tasks_whose_fields_it_has(content: dict[str, Any]) -> N
     assert {str(task) for task in tasks} == {
         name for name in ("event", "answer", "key_elements") if content.get(name) is not None
     }
+    reasoned = Row.model_validate({**content, "reasoning": "It is."}).tasks()
+    assert reasoned - tasks == ({Task.THINK} if Task.ANSWER in tasks else set())
     assert all(isinstance(task, Task) for task in tasks)
 
 

@@ -7,11 +7,16 @@ from videoreasoner.tasks import (
     EVENT_END,
     EVENT_START,
     LETTERS,
+    THINK_END,
+    Task,
     event_text,
     key_elements_text,
     parse_choice,
     parse_event,
     parse_key_elements,
+    parse_thought,
+    stated_answer,
+    thought_text,
 )
 
 DURATIONS = st.floats(1e-3, 1e5)
@@ -154,6 +159,27 @@ OPTIONS = ["dog", "cat", "a red bird", "It sleeps."]
         ("Bird", None),
         ("I think B", None),
         ("?", None),
+        ("A", "A"),
+        ("a", "A"),
+        ("A.", "A"),
+        ("a)", "A"),
+        ("(a)", "A"),
+        ("(a) dog", "A"),
+        ("A: the one that runs", "A"),
+        ("a, because it runs", "A"),
+        ("A - it runs", "A"),
+        ("A\nIt runs.", "A"),
+        ("A dog", "A"),
+        ("b cat", "B"),
+        ("B because it meows", "B"),
+        ("A dog runs", None),
+        ("a red one", None),
+        ("A red one", None),
+        ("(a red one)", None),
+        ("b because it meows", None),
+        ("A-frame", None),
+        ("a.m. as it seems", None),
+        ("A's dog", None),
     ],
 )
 def test_choices_by_letter_and_by_words(text, letter):
@@ -163,6 +189,14 @@ def test_choices_by_letter_and_by_words(text, letter):
 def test_an_option_that_starts_with_a_letter_is_read_as_words():
     assert parse_choice("A dog", ["cat", "A dog"]) == "B"
     assert parse_choice("A dog.", ["A cat", "A dog"]) == "B"
+
+
+def test_i_is_a_pronoun_as_well_as_a_letter():
+    many = [f"thing {i}" for i in range(12)]
+    assert parse_choice("I think it is thing 3", many) is None
+    assert [parse_choice(text, many) for text in ("I", "(i)", "I: as seen", "I thing 8", "i.e. thing 3")] == [
+        "I", "I", "I", "I", None,
+    ]  # fmt: skip
 
 
 def test_the_exact_words_win_over_the_article():
@@ -187,3 +221,46 @@ def test_any_answer_is_one_of_the_letters_or_none(text, options):
 
 def test_without_options_there_is_no_choice():
     assert parse_choice("A", []) is None
+
+
+SENTENCES = st.lists(WORDS.filter(lambda w: len(w) > 1), min_size=1, max_size=5).map(" ".join)
+
+
+@given(SENTENCES, st.lists(SENTENCES, min_size=1, max_size=26, unique_by=str.casefold), st.sampled_from("aA"))
+def test_an_article_is_no_letter_and_the_words_behind_it_decide(words, options, article):
+    meant = parse_choice(words, options)
+    assert parse_choice(f"{article} {words}", options) == meant
+    # The letter's own way to say so stays open.
+    assert parse_choice(f"{article}. {words}", options) == "A"
+
+
+@given(SENTENCES, st.integers(0, 25))
+def test_a_letter_with_words_behind_it_counts_as_a_capital_alone(words, index):
+    options = [f"option number {i}" for i in range(26)]
+    letter = LETTERS[index]
+    assert parse_choice(f"{letter.lower()} {words}", options) is None
+    assert parse_choice(f"{letter} {words}", options) == (None if letter in "AI" else letter)
+    assert parse_choice(f"{letter} {options[index]}", options) == letter
+
+
+@given(st.text(max_size=60), st.text(max_size=20))
+def test_thoughts_are_read_as_they_were_written(reasoning, answer):
+    answer = answer.replace(THINK_END, "").removeprefix("<answer>")
+    text = thought_text(reasoning, answer)
+    # Blanks around are the format's. The last mark counts, so that reasoning may even hold one.
+    assert parse_thought(text) == ((reasoning.strip(), answer.strip()) if answer.strip() else None)
+    assert stated_answer(Task.THINK, text) == (answer.strip() or None)
+    assert stated_answer(Task.ANSWER, text) == text
+
+
+@given(st.text(max_size=60))
+def test_without_the_mark_there_is_no_thought(text):
+    if THINK_END not in text:
+        assert parse_thought(text) is None
+        assert parse_thought(text + THINK_END) is None
+
+
+@pytest.mark.parametrize("rest", ["<answer>B</answer>", " <answer> B </answer>\n", "<answer>B", "\n\nB"])
+def test_the_tags_of_video_r1_are_taken_off(rest):
+    assert parse_thought(f"It meows.\n</think>{rest}") == ("It meows.", "B")
+    assert parse_thought("It meows.</think><answer> </answer>") is None

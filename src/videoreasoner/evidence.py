@@ -38,9 +38,10 @@ class Answer:
     """The answer to one question.
 
     Attributes:
-        text: the words of the chosen option, or what the model wrote when there were none.
-        choice: letter of the chosen option; None without options.
-        confidence: probability of each option letter, normalised over the options; None without options.
+        text: the words of the chosen option, or what the model wrote where there is none.
+        choice: letter of the chosen option; None without options, and where a written answer names none of them.
+        confidence: probability of each option letter, normalised over the options; None without options, and in mode
+            `think`, which reads the choice from text.
         event: the key event, or None when none was located or asked for.
         key_elements: what the model said has to be seen.
         keyframes: where each key element was found.

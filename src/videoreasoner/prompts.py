@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from videoreasoner.errors import QuestionError
-from videoreasoner.tasks import LETTERS, Task
+from videoreasoner.tasks import LETTERS, THINK_START, Task
 
 DEFAULT_INSTRUCTION = (
     "Depending on how the reply begins, either locate the key event of the question as shares of the whole video, "
@@ -34,6 +34,7 @@ class Prompts(BaseModel):
             Task.EVENT: "I want to locate the key event in the video. ",
             Task.KEY_ELEMENTS: "I want to output the key elements: ",
             Task.ANSWER: "The answer is: ",
+            Task.THINK: THINK_START,
         }
     )
     answer_style: Literal["letter", "words"] = "letter"
@@ -41,11 +42,13 @@ class Prompts(BaseModel):
 
     @field_validator("prefixes")
     @classmethod
-    def _every_task_has_a_prefix(cls, prefixes: dict[Task, str]) -> dict[Task, str]:
+    def _every_task_has_a_prefix(cls, given: dict[Task, str]) -> dict[Task, str]:
+        # Checkpoints from before there was this task do not name it.
+        prefixes = {Task.THINK: THINK_START} | given
         missing = [task.value for task in Task if task not in prefixes]
         if missing:
             raise ValueError(f"no prefix for {', '.join(missing)}; give one for every task")
-        return prefixes
+        return {task: prefixes[task] for task in Task}
 
     def user_text(self, question: str, options: Sequence[str] = ()) -> str:
         """The text of the user's turn, after the video.

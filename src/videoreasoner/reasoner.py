@@ -4,7 +4,8 @@
     focus    a text-image encoder finds the key elements' frames; event and keyframes become key spans
     answer   one pass over frames that are dense in the key spans and sparse elsewhere
 
-(Paper, section "Multimodal Inference Pipeline"; `mode="direct"` is its baseline: one pass, evenly spread frames.)
+(Paper, section "Multimodal Inference Pipeline".) Two yardsticks look once, at evenly spread frames: `mode="direct"`
+answers at once, and `mode="think"` reasons in text first, as Video-R1 (arXiv 2503.21776) does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from videoreasoner.engines.engine import ClipSession, Engine, Reply
+from videoreasoner.engines.engine import ClipSession, Completion, Engine, Reply
 from videoreasoner.engines.local import LocalEngine
 from videoreasoner.errors import QuestionError, SettingError, VideoError
 from videoreasoner.evidence import Answer, FrameUse, Usage
@@ -31,13 +32,13 @@ from videoreasoner.retrieval.keyframes import Keyframe, retrieval_times, select_
 from videoreasoner.settings import Settings
 from videoreasoner.spans import Span, merge
 from videoreasoner.stopwatch import Stopwatch
-from videoreasoner.tasks import LETTERS, Task, parse_event, parse_key_elements
+from videoreasoner.tasks import LETTERS, Task, parse_choice, parse_event, parse_key_elements, stated_answer
 from videoreasoner.video.guarded import DEFAULT_TIME_LIMIT_S, GuardedVideoFile
 from videoreasoner.video.process import start_decoder
 from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import PAIR, FramePlan, focus_plan, uniform_plan
 
-Mode = Literal["focus", "direct"]
+Mode = Literal["focus", "direct", "think"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 MAX_QUESTION_CHARACTERS = 20_000
@@ -215,15 +216,21 @@ class _Session:
             located = self.clip.complete(self.uniform, query.text, query.options, [Task.EVENT, Task.KEY_ELEMENTS])
             replies.append(located)
             focus = self._focus(located, notes)
-        final = self.clip.complete(focus.plan, query.text, query.options, [Task.ANSWER])
+        asked = Task.THINK if mode == "think" else Task.ANSWER
+        final = self.clip.complete(focus.plan, query.text, query.options, [asked])
         replies.append(final)
         # Each answer says it, also the second one about a damaged film: an answer is read on its own.
         notes += self.film.problems
 
-        confidence = _normalised(final.option_log_probs) if query.options else None
-        choice = max(confidence, key=confidence.__getitem__) if confidence else None
+        confidence, text = None, final.completions[asked].text
+        if asked is Task.THINK:
+            choice, text = self._read(final.completions[asked], query, notes)
+        else:
+            confidence = _normalised(final.option_log_probs) if query.options else None
+            choice = max(confidence, key=confidence.__getitem__) if confidence else None
+        if choice is not None:
+            text = query.options[LETTERS.index(choice)]
         written = {t: c for reply in replies for t, c in reply.completions.items()}
-        text = query.options[LETTERS.index(choice)] if choice is not None else written[Task.ANSWER].text
         spent = self._work() - before
         timing = {k: v for k, v in spent.seconds.items() if v > 0}
         return Answer(
@@ -256,6 +263,19 @@ class _Session:
             notes=notes,
             completions={str(task): completion.text for task, completion in written.items()},
         )
+
+    def _read(self, thought: Completion, query: Query, notes: list[str]) -> tuple[str | None, str]:
+        """The option that a thought ends with, and the answer as it was written; says what of it was unusable."""
+        if not thought.finished:
+            notes.append(f"the text was cut off at max_thought_tokens ({self.settings.max_thought_tokens})")
+        answer = stated_answer(Task.THINK, thought.text)
+        if answer is None:
+            notes.append("the reasoning ends without an answer")
+            return None, thought.text
+        choice = parse_choice(answer, query.options)
+        if query.options and choice is None:
+            notes.append("the written answer names none of the options")
+        return choice, answer
 
     def _focus(self, located: Reply, notes: list[str]) -> _Focus:
         """Turn what the locate pass wrote into a frame plan, and say what of it was unusable."""

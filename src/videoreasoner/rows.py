@@ -56,6 +56,7 @@ class Row(BaseModel, extra="allow", frozen=True):
         event: when the answer can be seen, in seconds from the start of the film. A line may say
             `[s, e]` or `[[s, e], ...]`; one span is written as `[s, e]`.
         key_elements: what there is to look for, at least one.
+        reasoning: how a careful watcher comes to the answer, as text.
         duration: length of the film in seconds, > 0.
         source: the data set that it came from.
 
@@ -70,6 +71,7 @@ class Row(BaseModel, extra="allow", frozen=True):
     answer: _Words | None = None
     event: list[Span] | None = None
     key_elements: Annotated[list[_Words], Field(min_length=1)] | None = None
+    reasoning: _Words | None = None
     duration: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
     source: str | None = None
 
@@ -114,11 +116,12 @@ class Row(BaseModel, extra="allow", frozen=True):
         return pairs[0] if len(pairs) == 1 else pairs
 
     def tasks(self) -> set[Task]:
-        """The tasks that the row can teach or test: those whose field it has."""
+        """The tasks that the row can teach: those whose field it has. A thought takes reasoning and answer."""
         known = {
             Task.EVENT: self.event,
             Task.KEY_ELEMENTS: self.key_elements,
             Task.ANSWER: self.answer,
+            Task.THINK: self.answer and self.reasoning,
         }
         return {task for task, value in known.items() if value is not None}
 

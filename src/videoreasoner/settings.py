@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from videoreasoner.errors import CheckpointError, SettingError
 from videoreasoner.prompts import Prompts
+from videoreasoner.tasks import Task
 from videoreasoner.video.sampling import SamplingSettings
 
 SETTINGS_FILE = "videoreasoner.json"
@@ -38,6 +39,8 @@ class Settings(BaseModel):
     retrieval_segment_frames: int = Field(1, ge=1, description="frames averaged into a segment")
     max_key_elements: int = Field(8, ge=0, description="key elements that are looked for")
     max_new_tokens: int = Field(128, ge=1, description="longest completion of a branch, in tokens")
+    # As long as GRPO's completions in the published scripts.
+    max_thought_tokens: int = Field(768, ge=1, description="longest reasoning with its answer, in tokens")
     prompts: Prompts = Prompts()
     training: dict[str, Any] = Field(default_factory=dict, description="how it was trained")
 
@@ -50,6 +53,10 @@ class Settings(BaseModel):
     @property
     def sampling(self) -> SamplingSettings:
         return SamplingSettings(self.frame_budget, self.sparse_rate_fps, self.dense_share, self.dense_rate_fps)
+
+    def max_tokens(self, task: Task) -> int:
+        """The longest completion of a task, in tokens."""
+        return self.max_thought_tokens if task is Task.THINK else self.max_new_tokens
 
     def looking(self) -> dict[str, Any]:
         """How films are looked at: all settings but the prompts and the record of training."""

@@ -1,8 +1,9 @@
-"""The three tasks: what each is asked to write, and how what it wrote is read back.
+"""The tasks: what each is asked to write, and how what it wrote is read back.
 
 Event grounding predicts shares of the film with two decimals between two special tokens; key
 elements are a comma list; the answer is a letter or the option's words (paper, section "Multi-task
-Cold-start SFT").
+Cold-start SFT"). Thinking, reasoning as text before the answer, is the yardstick that the paper
+argues against (Video-R1, arXiv 2503.21776).
 """
 
 from __future__ import annotations
@@ -17,17 +18,32 @@ EVENT_START = "<|event_start|>"
 EVENT_END = "<|event_end|>"
 EVENT_TOKENS = (EVENT_START, EVENT_END)
 
+THINK_START = "<think>"
+THINK_END = "</think>"
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+# A letter that cannot be an article: with punctuation behind it (but not as in "e.g."), or alone on its line.
+_LETTER = re.compile(r"\(?([A-Za-z])(?:\)|[:,]|\.(?!\w\.)|[^\S\n]*(?:$|\n|[-\u2013\u2014:]\s))")
+_LETTER_AND_WORDS = re.compile(r"\(?([A-Za-z])\s+(.+)", re.DOTALL)
+# English words of one letter.
+_WORDS_OF_A_LETTER = "AI"
 
 _EVENT = re.compile(re.escape(EVENT_START) + r"\s*\[\s*(\d*\.?\d+)\s*,\s*(\d*\.?\d+)\s*\]\s*" + re.escape(EVENT_END))
 
 
 class Task(StrEnum):
-    """The continuations that a trained model knows; the values are their names everywhere."""
+    """The continuations that a model can be taught; the values are their names everywhere."""
 
     EVENT = "event"
     KEY_ELEMENTS = "key_elements"
     ANSWER = "answer"
+    THINK = "think"
+
+
+def judged_by(task: Task) -> Task:
+    """The task whose field of a row says whether a completion is right: a thought is as good as its answer."""
+    return Task.ANSWER if task is Task.THINK else task
 
 
 def event_text(span: Span, duration_s: float) -> str:
@@ -73,9 +89,13 @@ def parse_key_elements(text: str) -> list[str]:
 def parse_choice(text: str, options: Sequence[str]) -> str | None:
     """The letter of the option that an answer names by its letter or its words, None without one.
 
-    A leading letter counts when nothing but punctuation, a space or the end follows it. Words come
-    first, with or without an article, so that "A dog" is not read as a letter when an option says
-    "A dog" or "dog".
+    1. Words come first: an answer that is an option, with or without an article, names it. So "A dog" is
+       option B where B says "dog".
+    2. A leading letter, small or capital, maybe in brackets, names its option with punctuation behind it or
+       alone on its line: "a", "A.", "(a) red", "A: because", "A - red".
+    3. A leading letter with words behind it names its option when they are that option's words ("A red"), or
+       when it is a capital that is no English word ("B because"). "A" may be the article and "I" the
+       pronoun, so that "A red one" and "I think B" name nothing.
     """
     answer = text.strip()
     for plain in (_bare, _without_article):
@@ -86,10 +106,40 @@ def parse_choice(text: str, options: Sequence[str]) -> str | None:
         ]
         if len(named) == 1:
             return named[0]
-    found = re.match(r"\(?([A-Za-z])\)?(?:[.:,)\s]|$)", answer)
-    if found and found[1].upper() in LETTERS[: len(options)]:
-        return found[1].upper()
+    known = dict(zip(LETTERS, options, strict=False))
+    if (alone := _LETTER.match(answer)) and alone[1].upper() in known:
+        return alone[1].upper()
+    if (led := _LETTER_AND_WORDS.match(answer)) and led[1].upper() in known:
+        letter, words = led[1].upper(), _bare(led[2])
+        if words.casefold() == _bare(known[letter]).casefold():
+            return letter
+        if led[1].isupper() and letter not in _WORDS_OF_A_LETTER:
+            return letter
     return None
+
+
+def thought_text(reasoning: str, answer: str) -> str:
+    """Reasoning and answer as the model writes them behind its prefix: `... </think> answer`."""
+    return f"{reasoning.strip()} {THINK_END} {answer.strip()}"
+
+
+def parse_thought(text: str) -> tuple[str, str] | None:
+    """Reasoning and answer; None when there is no `</think>`, or nothing behind it.
+
+    The last mark counts. Tags around the answer, as Video-R1 writes them (`<answer> B </answer>`), are
+    taken off.
+    """
+    reasoning, mark, rest = text.rpartition(THINK_END)
+    answer = rest.strip().removeprefix("<answer>").removesuffix("</answer>").strip()
+    return (reasoning.strip(), answer) if mark and answer else None
+
+
+def stated_answer(task: Task, text: str) -> str | None:
+    """What a completion gives as the answer: all of it, or what follows the reasoning of a thought; None without."""
+    if task is not Task.THINK:
+        return text
+    thought = parse_thought(text)
+    return None if thought is None else thought[1]
 
 
 def _bare(text: str) -> str:

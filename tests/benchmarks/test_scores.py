@@ -42,6 +42,22 @@ def test_the_choice_and_what_was_written_are_scored_apart(
     assert (found["answer"], found["answer_written"], found["answer_parsed"]) == scores
 
 
+@pytest.mark.parametrize(
+    ("choice", "text", "scores"),
+    [
+        ("B", "0.10 to 0.35: a blue circle. </think> blue", (1.0, 1.0, 1.0)),
+        ("A", "It is blue. </think> red", (0.0, 0.0, 1.0)),
+        (None, "It is blue. </think> a bird", (0.0, 0.0, 0.0)),
+        (None, "It is blue", (0.0, 0.0, 0.0)),
+    ],
+)
+def test_of_a_thought_the_answer_behind_it_is_scored(
+    choice: str | None, text: str, scores: tuple[float, float, float]
+) -> None:
+    found = answer_scores(ASKED, answer(choice) | {"completions": {"think": text}})
+    assert (found["answer"], found["answer_written"], found["answer_parsed"]) == scores
+
+
 def event(start: str, end: str) -> str:
     return f"<|event_start|>[{start}, {end}]<|event_end|>"
 

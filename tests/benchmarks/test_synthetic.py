@@ -18,6 +18,7 @@ from videoreasoner.benchmarks.synthetic import (
 from videoreasoner.cli import evaluate
 from videoreasoner.errors import SettingError
 from videoreasoner.metrics import estimate
+from videoreasoner.rows import read_rows
 from videoreasoner.spans import Span, iou
 from videoreasoner.synthetic import tiny
 from videoreasoner.synthetic.film import FilmSettings, film_world
@@ -80,6 +81,16 @@ def test_films_are_made_once_for_all_that_ask_about_them(tmp_path: Path) -> None
     assert {row.model_extra["split"] for row in many.rows if row.model_extra} == {"plain", "detail"}
     other = synthetic_benchmark(tmp_path, 2, held_out_settings(DEFAULT_SEED + 1, **SMALL))
     assert other.video_root != many.video_root
+
+
+def test_a_benchmarks_rows_hold_no_reasoning_and_are_otherwise_those_of_the_film(tmp_path: Path) -> None:
+    benchmark = synthetic_benchmark(tmp_path, 2, held_out_settings(**SMALL))
+    made = {row.id: row for split in ("plain", "detail") for row in read_rows(benchmark.video_root / f"{split}.jsonl")}
+    for row in benchmark.rows:
+        known = {**row.model_dump(exclude_unset=True), "reasoning": made[row.id].reasoning}
+        assert row.reasoning is None
+        assert known.pop("groups")
+        assert known == made[row.id].model_dump(exclude_unset=True)
 
 
 def test_the_hash_is_that_of_rows_and_films(tmp_path: Path) -> None:

@@ -200,6 +200,14 @@ def test_mode_direct_locates_nothing(run: Run, film: Path, loading: Loading) -> 
     assert run("ask", film, "What?", "--json").json["mode"] == "focus"
 
 
+def test_mode_think_prints_what_was_reasoned(run: Run, film: Path, loading: Loading) -> None:
+    record = run("ask", film, "What?", "--mode", "think", "--json").json
+    assert (record["mode"], record["event"], record["confidence"]) == ("think", None, None)
+    lines = run("ask", film, "What?", "--mode", "think").out.splitlines()
+    assert lines[:2] == ["Answer        an answer", "Reasoning     it seems so"]
+    assert not any(line.startswith("Reasoning") for line in run("ask", film, "What?").out.splitlines())
+
+
 def test_the_real_loader_takes_every_flag(run: Run, film: Path) -> None:
     numbers = {"--frame-budget": 6, "--sparse-rate-fps": 1, "--dense-rate-fps": 2, "--keyframe-width-s": 1}
     flags = [f"{name}={value}" for name, value in {**numbers, "--dense-share": 0.5}.items()]

@@ -57,12 +57,16 @@ def test_a_run_prints_its_table_and_is_compared(
     films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ("--films-dir", films, "--films", "3", *SMALL)
-    for mode in ("direct", "focus"):
+    for mode in ("direct", "focus", "think"):
         code, out, err = run(capsys, "eval", "synthetic", "--mode", mode, "--out", tmp_path / mode, *common)
         assert code == 0, err
         assert "| answer " in out
         assert "plain (n=3)" in out
         assert ("event_iou" in out) == (mode == "focus")
+    # The shipped model was never taught to think.
+    thought = load_run(tmp_path / "think").metrics["all"]["all"]
+    assert (thought["answer"].mean, thought["answer_parsed"].mean) == (0, 0)
+    assert thought["tokens_out"].mean >= 1
     code, out, err = run(capsys, "eval", "compare", tmp_path / "direct", tmp_path / "focus")
     assert code == 0, err
     means = {mode: load_run(tmp_path / mode).metrics["all"]["all"]["answer"].mean for mode in ("direct", "focus")}

@@ -35,6 +35,7 @@ def _engine(answer_style: str = "words", constrain_event: bool = True, max_new_t
         frame_budget=2 * PAIRS,
         sparse_rate_fps=20,
         max_new_tokens=max_new_tokens,
+        max_thought_tokens=2 * max_new_tokens,
         prompts=Prompts.model_validate({"answer_style": answer_style}),
     )
     encoder = PromptEncoder(tokenizer(), settings.prompts)
@@ -113,7 +114,7 @@ def test_each_branch_writes_what_generate_writes(film: VideoFile, plans: dict[st
     reply = engine.open(film).complete(plans[plan], QUESTION, (), list(Task))
     assert list(reply.completions) == list(Task)
     for task, completion in reply.completions.items():
-        expected = stock.generate(task, (), engine.settings.max_new_tokens)
+        expected = stock.generate(task, (), engine.settings.max_tokens(task))
         assert completion.tokens == len(expected)
         assert completion.finished == (expected[-1] in engine.checkpoint.end_ids)
         assert completion.text == engine.checkpoint.encoder.decode(expected)
@@ -199,8 +200,11 @@ def test_the_grammar_makes_the_event_readable_and_leaves_the_other_branches_alon
 
 
 def test_a_completion_that_is_too_long_is_cut_and_says_so(film: VideoFile, plans: dict[str, FramePlan]) -> None:
-    cut = _event(True, film, plans["uniform"], tokens=3).completions[Task.EVENT]
+    completions = _event(True, film, plans["uniform"], tokens=3).completions
+    cut, thought = completions[Task.EVENT], completions[Task.THINK]
     assert (cut.tokens, cut.finished) == (3, False)
+    # Together with a branch that may write more, it writes no more.
+    assert (thought.tokens, thought.finished) == (6, False)
 
 
 def test_settings_of_the_engine_come_before_those_of_the_checkpoint() -> None:

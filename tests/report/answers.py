@@ -55,11 +55,25 @@ DIRECT: dict[str, Any] = {
     "frames": [FrameUse(t / 10, False) for t in range(20)],
     "completions": {"answer": "blue"},
 }
+THINK: dict[str, Any] = {
+    **DIRECT,
+    "mode": "think",
+    "confidence": None,
+    "completions": {"think": "0.25 to 0.50: a red circle that flashes blue. </think> blue"},
+}
 CASES: dict[str, Answer] = {
     name: replace(ANSWER, **changes)
     for name, changes in {
         "usual": {},
         "direct": DIRECT,
+        "think": THINK,
+        "think without an answer": {
+            **THINK,
+            "choice": None,
+            "text": "It may be red. " * 200,
+            "notes": ["the reasoning ends without an answer"],
+            "completions": {"think": "It may be red. " * 200},
+        },
         "no options": {"options": (), "choice": None, "confidence": None, "text": "A circle turns blue. " * 20},
         "nothing written": {"options": (), "choice": None, "confidence": None, "text": ""},
         "26 options": {

@@ -104,6 +104,17 @@ def test_what_did_not_happen_is_not_there() -> None:
     assert "Note" not in open_question
 
 
+def test_a_thought_shows_text_and_no_evidence() -> None:
+    page = _read(CASES["think"])
+    for words in ("Option B, as written", "blue chosen", "flashes blue. </think> blue", "the text shows no evidence"):
+        assert words in page.text, words
+    for words in ("probability", "0.0 %", "Located event", "Keyframes", "Locate:"):
+        assert words not in page.text, words
+    unread = _read(CASES["think without an answer"]).text
+    assert "as written" not in unread
+    assert "chosen" not in unread
+
+
 def test_the_truth_is_compared_only_where_it_is_known() -> None:
     assert "true" not in _read(ANSWER).text.lower()
     right = _read(ANSWER, truth=True).text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videoreasoner.synthetic.questions import Question, Split, ask, caption
+from videoreasoner.synthetic.questions import Question, Split, ask, caption, reasoning
 from videoreasoner.synthetic.world import (
     COLORS,
     DIGITS,
@@ -21,7 +22,7 @@ from videoreasoner.synthetic.world import (
     random_world,
 )
 from videoreasoner.synthetic.world import render as render_world
-from videoreasoner.tasks import key_elements_text, parse_choice, parse_key_elements
+from videoreasoner.tasks import key_elements_text, parse_choice, parse_key_elements, parse_thought, thought_text
 
 
 @st.composite
@@ -102,6 +103,35 @@ def test_key_elements_name_the_object_and_survive_being_written(
     _, question = asked
     assert question.key_elements[0] == f"{question.event.color} {question.event.shape}"
     assert parse_key_elements(key_elements_text(question.key_elements)) == [*question.key_elements]
+
+
+def concluded(text: str, question: Question) -> list[str]:
+    """The options that a reader of question and reasoning is left with: those in the sentence about the thing."""
+    thing = set(re.findall(r"\w+", question.text))
+    told = [sentence for sentence in text.split(". ") if thing & {*COLORS, *SHAPES} & set(re.findall(r"\w+", sentence))]
+    assert len(told) == 1
+    words = told[0].rstrip(".").split()
+    return [option for option in question.options if option in words]
+
+
+@given(asked=either)
+@settings(max_examples=150, deadline=None)
+def test_the_answer_follows_from_the_reasoning(asked: tuple[World, Question]) -> None:
+    world, question = asked
+    text = reasoning(world, question)
+    assert concluded(text, question) == [question.answer]
+    # It ends where the answer is: what came before names other things, what comes after is not told.
+    before = world.events[: world.events.index(question.event)]
+    assert text.count(": a ") == len(before) + 1
+    assert not any(event.detail in text.split(". ")[i].split()[4:] for i, event in enumerate(before))
+    assert parse_thought(thought_text(text, question.answer)) == (text, question.answer)
+
+
+@given(asked=asked("detail"))
+@settings(max_examples=40, deadline=None)
+def test_reasoning_about_a_detail_is_the_captions_own_words(asked: tuple[World, Question]) -> None:
+    world, question = asked
+    assert reasoning(world, question).split(". ")[-1] in caption(world)
 
 
 @pytest.mark.parametrize("split", ["plain", "detail"])

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from videoreasoner.models.checkpoint import find_folder
 from videoreasoner.synthetic.tiny import PROMPTS
 from videoreasoner.synthetic.vocabulary import learn_tokenizer, sentences
 
@@ -26,6 +27,11 @@ def test_it_is_learned_the_same_every_time_and_survives_saving(tmp_path: Path) -
     assert again.get_vocab() == TOKENIZER.get_vocab()
     for line in sentences(PROMPTS, films=5, seed=9):
         assert loaded(line)["input_ids"] == TOKENIZER(line)["input_ids"]
+
+
+def test_it_is_the_shipped_one() -> None:
+    shipped = AutoTokenizer.from_pretrained(find_folder("tiny-base"))
+    assert shipped.get_vocab() == TOKENIZER.get_vocab()
 
 
 def test_words_of_the_world_are_single_tokens() -> None:

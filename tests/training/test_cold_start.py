@@ -49,7 +49,7 @@ def lessons(checkpoint: Checkpoint, shared: bool = True, tasks: Sequence[Task] =
 
 def examples(made: Lessons, data: Path) -> list[Example]:
     # Films of different lengths in tokens, so that a batch has padding.
-    varied = [replace(made, max_length=length) for length in (4096, 150, 4096)]
+    varied = [replace(made, max_length=length) for length in (4096, 270, 4096)]
     rows = list(read_rows(data))[:3]
     return [one.example("data", row, row.video_path(data.parent)) for one, row in zip(varied, rows, strict=True)]
 
@@ -104,8 +104,8 @@ def test_a_tree_gives_loss_and_gradients_of_one_row_a_task(
     model = adapted(checkpoint, kind)
     tree, apart = lessons(checkpoint), lessons(checkpoint, shared=False)
     batch, repeated = collate(tree, examples(tree, data)), collate(apart, examples(apart, data))
-    # Three rows; the first has three tasks, the others two each.
-    assert (len(batch["input_ids"]), len(repeated["input_ids"])) == (3, 7)
+    # Three rows; the first has all four tasks, the others three each.
+    assert (len(batch["input_ids"]), len(repeated["input_ids"])) == (3, 10)
     mine = loss_and_gradients(model, [batch])
     assert_same(mine, loss_and_gradients(model, [repeated]))
     assert all(p.requires_grad == (name in mine[1]) for name, p in model.named_parameters())
@@ -160,6 +160,7 @@ def test_prefix_target_and_end_are_trained_and_nothing_else(checkpoints: Any, da
         Task.EVENT: "<|event_start|>[",
         Task.KEY_ELEMENTS: ", ".join(row.key_elements or ()),
         Task.ANSWER: row.answer or "",
+        Task.THINK: f"{row.reasoning} </think> {row.answer}",
     }
     for number, task in enumerate(Task):
         ids = batch["labels"][batch["tasks"] == number].tolist()
@@ -171,8 +172,8 @@ def test_prefix_target_and_end_are_trained_and_nothing_else(checkpoints: Any, da
     firsts = batch["predictors"][:-1][batch["tasks"].diff() != 0]
     asked = example.lesson.trees[0].end(0)
     assert batch["predictors"][0] == asked
-    assert len(firsts) == 2
-    assert (batch["predictors"] == asked).sum() == 3
+    assert len(firsts) == 3
+    assert (batch["predictors"] == asked).sum() == 4
 
 
 def test_logits_stand_only_where_a_target_is_predicted(checkpoints: Any, data: Path) -> None:
@@ -184,8 +185,8 @@ def test_logits_stand_only_where_a_target_is_predicted(checkpoints: Any, data: P
     with torch.no_grad():
         target_nats(checkpoint.model, batch)
     handle.remove()
-    # Three targets share the one token that predicts their first.
-    assert seen == [len(batch["labels"]) - 2]
+    # Four targets share the one token that predicts their first.
+    assert seen == [len(batch["labels"]) - 3]
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -17,13 +17,16 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.models.tiny_models import random_qwen2_vl, tokenizer
+from tests.training.queries import query
 from videoreasoner.errors import RewardError, RowError, SettingError, TrainingError
 from videoreasoner.models.checkpoint import find_folder, load_checkpoint, save_checkpoint
 from videoreasoner.rows import Row, read_rows, write_rows
 from videoreasoner.settings import Settings
 from videoreasoner.synthetic.film import FilmSettings, make_films
 from videoreasoner.synthetic.world import WorldSettings
+from videoreasoner.tasks import Task
 from videoreasoner.training.alarms import Alarms
+from videoreasoner.training.grpo import is_readable
 from videoreasoner.training.grpo_recipe import GrpoRecipe
 from videoreasoner.training.grpo_start import prepare_grpo, train_grpo
 from videoreasoner.training.recipe import parse_recipe
@@ -284,6 +287,40 @@ def test_a_reference_of_its_own_is_used(films, tmp_path) -> None:
     assert "time/reference" not in none
     assert abs(self_["kl"]) < 1e-6 < given["kl"]
     assert none["reward"] == self_["reward"] == given["reward"]
+
+
+def test_thinking_is_reinforced_by_the_answer_alone(films, start, tmp_path) -> None:
+    """Rows need no reasoning for it."""
+    rows = [Row.model_validate(r.model_dump(exclude={"reasoning", "event"})) for r in read_rows(films / "plain.jsonl")]
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, rows)
+    (tmp_path / "brevity.py").write_text(
+        "def brevity(completions, task, **_):\n"
+        "    assert set(task) == {'think'}\n"
+        "    return [1 / (1 + len(text)) for text in completions]\n"
+    )
+    rewards = {"accuracy": 1.0, f"{tmp_path / 'brevity.py'}:brevity": 1.0}
+    data = [{"path": str(path), "video_root": str(films)}]
+    after = train(films, tmp_path / "out", data=data, tasks=["think"], rewards=rewards, eval_data=data, eval_rows=1,
+                  settings={"frame_budget": 8, "max_thought_tokens": 6})  # fmt: skip
+    assert any(not torch.equal(after[name], start[name]) for name in after)
+    lines = {line["step"]: line for line in metrics(tmp_path / "out")}
+    for step in (1, 2):
+        assert lines[step]["reward/brevity"] > 0
+        assert 0 <= lines[step]["reward/accuracy"] <= 1
+        assert lines[step]["parse_rate/think"] >= lines[step]["reward/accuracy"]
+    assert "accuracy/think" in lines[2]
+    kept = [json.loads(line) for line in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()]
+    assert {record["task"] for record in kept} == {"think"}
+
+
+@pytest.mark.parametrize(
+    ("text", "readable"),
+    [("It is. </think> B", True), ("It is. </think> a green one", False), ("B", False), ("B </think>", False)],
+)
+def test_a_thought_is_readable_where_its_answer_is(text, readable) -> None:
+    assert is_readable(Task.THINK, text, query()) is readable
+    assert is_readable(Task.THINK, text, query(options=None)) is (readable or "green" in text)
 
 
 def test_rewards_rise(films, tmp_path) -> None:

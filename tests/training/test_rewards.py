@@ -88,6 +88,21 @@ def test_answers_are_read_as_the_row_writes_them(fields: dict, right: list[str],
         assert one(asked, Task.ANSWER, text)["accuracy"] == 0.0, text
 
 
+@pytest.mark.parametrize("text", ["B", "A", "blue", "", "a red one", "12", "12.0"])
+@pytest.mark.parametrize("fields", [{}, {"options": None, "answer": "12"}, {"options": None, "answer": "a red one"}])
+def test_a_thought_is_worth_its_answer(fields: dict, text: str) -> None:
+    asked = row(**fields)
+    thought = one(asked, Task.THINK, f"It is A, or B? Let me see: 12. </think> {text}")
+    assert thought == one(asked, Task.ANSWER, text)
+    assert one(asked, Task.THINK, text)["accuracy"] == 0.0
+
+
+def test_a_thought_is_judged_by_the_answer_of_a_row_alone() -> None:
+    assert PAPER.fields(Task.THINK) == PAPER.fields(Task.ANSWER) == {Task.ANSWER}
+    assert Rewards({"f": lambda **_: []}, {"f": 1.0}).fields(Task.THINK) == {Task.ANSWER}
+    PAPER.check_tasks([Task.THINK])
+
+
 def test_the_total_is_the_weighted_sum_of_the_rewards_that_concern_it() -> None:
     rewards = load_rewards({"event_iou": 2.0, "event_format": 0.5, "accuracy": 3.0})
     scores = score(rewards, row(), (Task.EVENT, "<|event_start|>[0.20, 0.30]<|event_end|>"), (Task.ANSWER, "B"))
@@ -249,9 +264,9 @@ def test_a_film_is_searched_once_and_other_tasks_not_at_all() -> None:
     assert encoder.images_encoded == 30
 
 
-def test_a_shipped_reward_declares_its_task() -> None:
-    assert {name: f.task for name, f in PAPER.functions.items() if isinstance(f, TaskReward)} == {
-        "event_iou": Task.EVENT,
-        "event_format": Task.EVENT,
-        "accuracy": Task.ANSWER,
+def test_a_shipped_reward_declares_its_tasks() -> None:
+    assert {name: f.tasks for name, f in PAPER.functions.items() if isinstance(f, TaskReward)} == {
+        "event_iou": (Task.EVENT,),
+        "event_format": (Task.EVENT,),
+        "accuracy": (Task.ANSWER, Task.THINK),
     }

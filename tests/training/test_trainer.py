@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
 from tests.training.toy import make_data, make_model, recipe_content
-from videoreasoner.errors import SettingError, TrainingError, VideoReasonerError
+from videoreasoner.errors import RowError, SettingError, TrainingError, VideoReasonerError
 from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.reasoner import Reasoner
 from videoreasoner.rows import read_rows
@@ -62,7 +62,7 @@ def test_what_a_run_leaves_behind(folder: Path, tmp_path: Path) -> None:
     assert [("parse_rate" in line) for line in lines] == [True, False, True, False, True, False, True]
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert {sample["step"] for sample in samples} == {0, 2, 4, 6}
-    assert {sample["task"] for sample in samples} == set(Task)
+    assert {sample["task"] for sample in samples} == set(Task) - {Task.THINK}
     assert [path.name for path in sorted(out.glob("checkpoint-*"))] == ["checkpoint-4", "checkpoint-6"]
     card = (out / "README.md").read_text()
     assert f"| {folder / 'data' / 'plain.jsonl'} | 6 | 0 | 1 |" in card
@@ -210,3 +210,22 @@ def test_what_is_read_back_of_a_sample(folder: Path) -> None:
     assert read_back(row, Task.ANSWER, row.answer or "", 4.0) == (True, 1.0)
     assert read_back(row, Task.ANSWER, "I do not know", 4.0) == (False, 0.0)
     assert read_back(row, Task.KEY_ELEMENTS, "a dog, a ball", 4.0) == (True, None)
+    assert read_back(row, Task.THINK, f"It is A or B. </think> {row.answer}", 4.0) == (True, 1.0)
+    assert read_back(row, Task.THINK, "It is A or B. </think> I do not know", 4.0) == (False, 0.0)
+    assert read_back(row, Task.THINK, row.answer or "", 4.0) == (False, 0.0)
+
+
+def test_thinking_is_taught_where_it_is_listed_and_judged_by_the_answer(folder: Path, tmp_path: Path) -> None:
+    data = folder / "data" / "plain.jsonl"
+    lines = [json.loads(line) for line in data.read_text().splitlines()]
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "reasoning"}) + "\n" for row in lines))
+    eval_data = [{"path": str(answers), "video_root": str(folder / "data")}]
+    content = content_for(folder, tmp_path / "out", tasks=["think"], eval_data=eval_data, eval_rows=2, max_steps=2)
+    first, *_, last = metrics(train(content))
+    assert last["loss"] == pytest.approx(last["loss/think"], rel=1e-4)
+    for line in (first, last):
+        assert {"parse_rate/think", "accuracy/think"} <= line.keys()
+    assert not {"loss/answer", "parse_rate/answer"} & last.keys()
+    with pytest.raises(RowError, match="supports none of the tasks think"):
+        train({**content, "data": eval_data, "output_dir": str(tmp_path / "other")})

@@ -16,7 +16,7 @@ from videoreasoner.video.patches import PatchSettings
 
 FAMILIES = {"qwen2_vl": random_qwen2_vl, "qwen2_5_vl": random_qwen2_5_vl}
 PIXELS = 56 * 56
-SETTINGS = Settings(frame_budget=8, min_pixels=PIXELS, max_pixels=PIXELS, max_new_tokens=12)
+SETTINGS = Settings(frame_budget=8, min_pixels=PIXELS, max_pixels=PIXELS, max_new_tokens=12, max_thought_tokens=16)
 PATCHES = PatchSettings(min_pixels=PIXELS, max_pixels=PIXELS)
 
 

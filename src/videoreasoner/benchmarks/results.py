@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from videoreasoner.benchmarks.benchmark import Benchmark
+from videoreasoner.benchmarks.scores import written_choice
 from videoreasoner.metrics import Estimate, estimate
 from videoreasoner.rows import Row
-from videoreasoner.tasks import Task, parse_choice, parse_event
+from videoreasoner.tasks import Task, parse_event
 
 ALL = "all"
 
@@ -43,7 +44,7 @@ def result(benchmark: Benchmark, row: Row, answer: Mapping[str, Any], hashes: Ma
         "answer": answer["text"],
         "choice": answer["choice"],
         "confidence": answer["confidence"],
-        "written_choice": parse_choice(written[Task.ANSWER], row.options) if row.options else None,
+        "written_choice": written_choice(row, written),
         "written": written,
         "event": None if event is None else [event.start_s, event.end_s],
         "keyframes": [[keyframe["time_s"], keyframe["element"]] for keyframe in answer["keyframes"]],

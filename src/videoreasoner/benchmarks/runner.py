@@ -87,7 +87,7 @@ def run(
         benchmark: the questions.
         candidate: what is asked.
         out: folder of the run.
-        mode: "focus" or "direct".
+        mode: "focus", "direct" or "think".
         workers: processes that load the candidate and answer; 1 does it in this one.
         films_a_part: films whose questions a worker takes at a time; decided by the first call for a folder.
         command: what is recorded as the command; by default that of this process.

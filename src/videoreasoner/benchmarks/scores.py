@@ -8,20 +8,27 @@ from typing import Any
 from videoreasoner.metrics import recall_at
 from videoreasoner.rows import Row
 from videoreasoner.spans import Span, best_iou
-from videoreasoner.tasks import Task, parse_choice, parse_event, parse_key_elements
+from videoreasoner.tasks import Task, parse_choice, parse_event, parse_key_elements, stated_answer
 
 IOU_THRESHOLDS = (0.3, 0.5, 0.7)
+
+
+def written_choice(row: Row, completions: Mapping[str, str]) -> str | None:
+    """The letter of the option that the model's own text names; of a thought, the text behind the reasoning."""
+    task = Task.THINK if Task.THINK in completions else Task.ANSWER
+    return parse_choice(stated_answer(task, completions[task]) or "", row.options or ())
 
 
 def answer_scores(row: Row, answer: Mapping[str, Any]) -> dict[str, float]:
     """`answer`: the option with the highest probability is right; never unparsed, because it is not read from text.
 
     `answer_written`: the option that the model's own text names is right; `answer_parsed`: it names one at all.
-    Empty without options or without the truth.
+    In mode `think` no option is scored, so that `answer` is what was written too. Empty without options or without
+    the truth.
     """
     if row.answer is None or not row.options:
         return {}
-    written = parse_choice(answer["completions"][Task.ANSWER], row.options)
+    written = written_choice(row, answer["completions"])
     return {
         "answer": float(answer["choice"] == row.answer),
         "answer_written": float(written == row.answer),

@@ -109,7 +109,9 @@ def made_films(
     folder = films_dir / f"s{settings.seed}-{settings.duration_s:g}s-{settings.size}px-{content[:8]}"
     # All splits, so that the next call, for another one, finds them; and a set never shrinks.
     wanted = max(films, _films_there(folder))
-    rows = make_films(folder, wanted, settings, film.SPLITS, questions_per_split, progress)
+    made = make_films(folder, wanted, settings, film.SPLITS, questions_per_split, progress)
+    # Nothing here is asked or scored by it, and what a benchmark's hash is of should be no more than that.
+    rows = [Row.model_validate(row.model_dump(exclude={"reasoning"}, exclude_unset=True)) for row in made]
     numbered = [(int(Path(row.video).stem), row) for row in rows if (row.model_extra or {})["split"] in splits]
     return folder, [(number, row) for number, row in numbered if number < films]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from videoreasoner.evidence import Answer
+from videoreasoner.tasks import Task, parse_thought
 
 _WIDTH = 60
+_TEXT_WIDTH = 100
 
 
 def timeline(answer: Answer, width: int = _WIDTH) -> list[str]:
@@ -29,11 +33,16 @@ def timeline(answer: Answer, width: int = _WIDTH) -> list[str]:
 def describe(answer: Answer) -> str:
     """The answer and its evidence, a screenful."""
     lines = []
+    letter = "" if answer.choice is None else f"{answer.choice}. "
+    sure = ""
     if answer.choice is not None and answer.confidence is not None:
         sure = f"   (probability {answer.confidence[answer.choice]:.2f})"
-        lines.append(f"Answer        {answer.choice}. {answer.text}{sure}")
-    else:
-        lines.append(f"Answer        {answer.text}")
+    lines.append(f"Answer        {letter}{answer.text}{sure}")
+    # Without an answer behind it, all that was written stands above.
+    if thought := parse_thought(answer.completions.get(Task.THINK, "")):
+        indent = " " * 14
+        wrapped = textwrap.fill(thought[0], _TEXT_WIDTH, initial_indent=indent, subsequent_indent=indent)
+        lines.append(f"Reasoning     {wrapped.strip()}")
     if answer.event is not None:
         lines.append(
             f"Event         {answer.event.start_s:.1f} s to {answer.event.end_s:.1f} s of {answer.duration_s:.1f} s"

@@ -86,7 +86,8 @@ class ClipSession(Protocol):
     ) -> Reply:
         """Look at the plan's frames and write one completion for each task, all branches together.
 
-        When the answer is among the tasks and there are options, each option's text is scored as well.
+        When the answer is among the tasks and there are options, each option's text is scored as well. A completion
+        has at most `settings.max_tokens(task)` tokens.
 
         Raises:
             VideoError: the film holds no usable frame.

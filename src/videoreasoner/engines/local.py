@@ -106,15 +106,12 @@ class LocalClipSession:
             if options and Task.ANSWER in tasks:
                 log_probs = self._score(decoder, branches[list(tasks).index(Task.ANSWER)], options)
             leaves = [Leaf(branch, self._grammar(task)) for branch, task in zip(branches, tasks, strict=True)]
-            written = decoder.generate(leaves, self.engine.settings.max_new_tokens)
+            limits = [self.engine.settings.max_tokens(task) for task in tasks]
+            written = decoder.generate(leaves, max(limits))
         decoder.forget()
+        # Leaves do not see each other: cut here, they are what each limit by itself would have left.
         completions = {
-            task: Completion(
-                encoder.decode(self._without_end(tokens)),
-                len(tokens),
-                tokens[-1] in decoder.end_ids,
-            )
-            for task, tokens in zip(tasks, written, strict=True)
+            task: self._completion(tokens[:limit]) for task, tokens, limit in zip(tasks, written, limits, strict=True)
         }
         return Reply(completions, log_probs, clip.frame_times_s, tokens_in)
 
@@ -150,6 +147,7 @@ class LocalClipSession:
         sequences = [(*encoder.text(encoder.prompts.completion(Task.ANSWER, t)), *end) for t in texts]
         return tuple(float(scores.sum()) for scores in decoder.score(sequences, branch))
 
-    def _without_end(self, tokens: Sequence[int]) -> list[int]:
-        ends = self.engine.checkpoint.end_ids
-        return [token for token in tokens if token not in ends]
+    def _completion(self, tokens: Sequence[int]) -> Completion:
+        checkpoint = self.engine.checkpoint
+        text = checkpoint.encoder.decode([token for token in tokens if token not in checkpoint.end_ids])
+        return Completion(text, len(tokens), tokens[-1] in checkpoint.end_ids)

@@ -21,7 +21,7 @@ from videoreasoner.report.pictures import Picture, count_uses, take_pictures
 from videoreasoner.report.timeline import Lane, clock, lanes, ticks
 from videoreasoner.rows import Row
 from videoreasoner.spans import best_iou
-from videoreasoner.tasks import Task
+from videoreasoner.tasks import LETTERS, Task
 from videoreasoner.video.guarded import DEFAULT_TIME_LIMIT_S, GuardedVideoFile
 
 # A page of a usual answer stays below a megabyte, text included.
@@ -33,6 +33,7 @@ _BRANCHES = {
     Task.EVENT: ("Locate: key event", "shares of the film between two marks"),
     Task.KEY_ELEMENTS: ("Locate: key elements", "what has to be seen"),
     Task.ANSWER: ("Answer", "what the final pass wrote"),
+    Task.THINK: ("Think", "reasoning as text, and the answer behind it"),
 }
 _WORK = {
     "frames_decoded": "frames decoded for the model",
@@ -130,12 +131,10 @@ class _Shown:
         return self.answer.video.rstrip("/").rsplit("/", 1)[-1]
 
     @property
-    def options(self) -> list[tuple[str, str, float]]:
-        """(letter, text, probability) of each option."""
+    def options(self) -> list[tuple[str, str, float | None]]:
+        """(letter, text, probability) of each option; None where no probability is known."""
         shares = self.answer.confidence or {}
-        return [
-            (letter, text, share) for (letter, share), text in zip(shares.items(), self.answer.options, strict=True)
-        ]
+        return [(letter, text, shares.get(letter)) for letter, text in zip(LETTERS, self.answer.options, strict=False)]
 
     @property
     def probability(self) -> float | None:

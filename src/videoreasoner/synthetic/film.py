@@ -19,7 +19,7 @@ from av.error import FFmpegError
 from videoreasoner.errors import SettingError, VideoError
 from videoreasoner.files import replacing
 from videoreasoner.rows import Row, write_rows
-from videoreasoner.synthetic.questions import Question, Split, ask
+from videoreasoner.synthetic.questions import Question, Split, ask, reasoning
 from videoreasoner.synthetic.world import (
     DetailKind,
     Event,
@@ -318,6 +318,7 @@ def _row(settings: FilmSettings, number: int, world: World, split: Split, k: int
             "answer": LETTERS[question.options.index(question.answer)],
             "event": _seconds(event.start, event.end, settings),
             "key_elements": list(question.key_elements),
+            "reasoning": reasoning(world, question),
             "duration": settings.duration_s,
             "source": "synthetic",
             "split": split,

@@ -83,9 +83,23 @@ def ask(rng: np.random.Generator, world: World, event: Event, split: Split, choi
 
 def caption(world: World) -> str:
     """A dense caption of the film: every event with its time, for pretraining."""
-    parts = []
-    for event in world.events:
-        what = f"{event.color} {event.shape}"
-        change = f"flashes {event.detail}" if world.detail_kind == "color" else f"shows the digit {event.detail}"
-        parts.append(f"{event.start:.2f} to {event.end:.2f}: a {what} that {change}.")
-    return " ".join(parts)
+    return " ".join(_sentence(world, event, detailed=True) for event in world.events)
+
+
+def reasoning(world: World, question: Question) -> str:
+    """What a careful watcher notes before answering: the events in order, up to the one that is asked about.
+
+    The answer is in the last sentence, which tells the detail where that is what is asked for.
+    """
+    asked = question.event
+    seen = world.events[: world.events.index(asked) + 1]
+    detailed = question.kind in ("flash", "digit")
+    return " ".join(_sentence(world, event, detailed and event == asked) for event in seen)
+
+
+def _sentence(world: World, event: Event, detailed: bool) -> str:
+    what = f"{event.start:.2f} to {event.end:.2f}: a {event.color} {event.shape}"
+    if not detailed:
+        return f"{what}."
+    change = "flashes" if world.detail_kind == "color" else "shows the digit"
+    return f"{what} that {change} {event.detail}."

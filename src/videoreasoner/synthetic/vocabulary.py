@@ -11,6 +11,7 @@ from transformers import Qwen2Tokenizer
 from videoreasoner.prompts import Prompts
 from videoreasoner.synthetic.questions import ask, caption
 from videoreasoner.synthetic.world import WorldSettings, random_world
+from videoreasoner.tasks import Task
 
 _SPECIAL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
@@ -18,14 +19,16 @@ _SPECIAL = [
 ]  # fmt: skip
 
 
-# Stated here, so that another default of the films leaves the shipped vocabulary as it is.
+# Stated here, so that another default of the films, or another task, leaves the shipped vocabulary as it is.
 _EVENTS = (2, 3), (0.10, 0.28)
+_TASKS = (Task.EVENT, Task.KEY_ELEMENTS, Task.ANSWER)
 
 
 def sentences(prompts: Prompts, films: int = 400, seed: int = 0) -> list[str]:
     """What the tiny model reads and writes: prompts, questions with and without options, captions."""
     rng = np.random.default_rng(seed)
-    lines = [prompts.system, *prompts.prefixes.values(), "system\n", "user\n", "assistant\n"] * 50
+    prefixes = [prompts.prefixes[task] for task in _TASKS]
+    lines = [prompts.system, *prefixes, "system\n", "user\n", "assistant\n"] * 50
     for film in range(films):
         world = random_world(rng, WorldSettings(*_EVENTS, detail="digit" if film % 4 == 0 else "color"))
         lines.append(caption(world))

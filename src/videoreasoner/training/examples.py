@@ -16,7 +16,7 @@ from videoreasoner.models.positions import ClipTokens
 from videoreasoner.models.prompt_tree import PackedTree, PromptTree
 from videoreasoner.rows import Row
 from videoreasoner.spans import Span
-from videoreasoner.tasks import LETTERS, Task, event_text, key_elements_text
+from videoreasoner.tasks import LETTERS, Task, event_text, key_elements_text, thought_text
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,17 @@ def target_texts(row: Row, tasks: Sequence[Task], encoder: PromptEncoder, durati
         elif task is Task.KEY_ELEMENTS and row.key_elements is not None:
             texts[task] = key_elements_text(row.key_elements)
         elif task is Task.ANSWER and row.answer is not None:
-            options = encoder.prompts.option_texts(row.options or ())
-            texts[task] = options[LETTERS.index(row.answer)] if options else row.answer.strip()
+            texts[task] = _answer_text(row.answer, row, encoder)
+        elif task is Task.THINK and row.reasoning is not None and row.answer is not None:
+            texts[task] = thought_text(row.reasoning, _answer_text(row.answer, row, encoder))
     if not texts:
         raise RowError(f"supports none of the tasks {', '.join(tasks)}")
     return texts
+
+
+def _answer_text(answer: str, row: Row, encoder: PromptEncoder) -> str:
+    options = encoder.prompts.option_texts(row.options or ())
+    return options[LETTERS.index(answer)] if options else answer.strip()
 
 
 def completions(texts: dict[Task, str], encoder: PromptEncoder, max_length: int) -> dict[Task, tuple[int, ...]]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from videoreasoner.tasks import Task
+from videoreasoner.tasks import Task, judged_by
 from videoreasoner.training.objective import Normalisation
 from videoreasoner.training.recipe import Positive, Recipe
 from videoreasoner.training.rewards import KEY_ELEMENT_RETRIEVAL
@@ -54,8 +54,9 @@ class GrpoRecipe(Recipe):
     @property
     def fields(self) -> list[Task]:
         """The tasks of whose fields a row needs one. Retrieval judges key elements by the event."""
-        retrieval = KEY_ELEMENT_RETRIEVAL in self.rewards
-        return [Task.EVENT if retrieval and task is Task.KEY_ELEMENTS else task for task in self.tasks]
+        by_event = Task.KEY_ELEMENTS if KEY_ELEMENT_RETRIEVAL in self.rewards else None
+        fields = [Task.EVENT if task is by_event else judged_by(task) for task in self.tasks]
+        return list(dict.fromkeys(fields))
 
     @field_validator("num_generations")
     @classmethod

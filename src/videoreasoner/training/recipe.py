@@ -80,7 +80,9 @@ class Recipe(_Strict):
     data: list[Source] = Field(min_length=1, description="rows to train on")
     eval_data: list[Source] = Field(default_factory=list, description="held-out rows to sample outputs for")
     video_root: str | None = Field(None, description="relative videos lie here; by default the working directory")
-    tasks: list[Task] = Field(list(Task), min_length=1, description="what is taught of each row")
+    tasks: list[Task] = Field(
+        [Task.EVENT, Task.KEY_ELEMENTS, Task.ANSWER], min_length=1, description="what is taught of each row"
+    )
     max_length: Positive = Field(16384, description="most tokens of a row; more: fewer frames are looked at")
     max_target_length: Positive = Field(512, description="most tokens of a target; longer: the row is skipped")
     max_skipped_fraction: float = Field(0.02, ge=0, le=1, description="share of unusable rows that stops the run")
@@ -144,7 +146,7 @@ class ColdStartRecipe(Recipe):
     """Supervised training of the task formats (paper, section "Multi-task Cold-start SFT")."""
 
 
-R = TypeVar("R", bound=Recipe)
+R = TypeVar("R", bound=BaseModel)
 
 # What may change between two starts of one run: it decides where things go and how fast, not what is learned.
 FREE_FIELDS = frozenset(

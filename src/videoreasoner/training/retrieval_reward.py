@@ -38,7 +38,7 @@ class KeyElementRetrieval:
         frames: (video, times in seconds) -> pairs of (true time in seconds, uint8[H, W, 3]).
     """
 
-    task = Task.KEY_ELEMENTS
+    tasks = (Task.KEY_ELEMENTS,)
     field = Task.EVENT
 
     def __init__(
@@ -63,7 +63,7 @@ class KeyElementRetrieval:
         rewards: list[Reward | None] = []
         for i, text in enumerate(completions):
             events = columns["event"][i]
-            if columns["task"][i] != self.task or not events:
+            if columns["task"][i] not in self.tasks or not events:
                 rewards.append(None)
                 continue
             elements = parse_key_elements(text)[: self.settings.max_key_elements]

@@ -6,13 +6,13 @@ A reward function has TRL's signature, so that one written for TRL works here: l
     def my_reward(prompts, completions, completion_ids, **columns) -> list[float | None]
 
 `columns` holds one list for each field of the rows, unknown fields included, and `task` ("event", "key_elements",
-"answer"). `event` is a list of `Span`s in seconds, `duration` the length of the film in seconds, `video` its path.
-A value may be a `Reward`, a float that carries what it is made of.
+"answer", "think"). `event` is a list of `Span`s in seconds, `duration` the length of the film in seconds, `video` its
+path. A value may be a `Reward`, a float that carries what it is made of.
 
 The paper adds IoU, format and accuracy without weights (section "Multi-task GRPO"). Differences from the published
 code: a span that is reversed, empty or outside the film scores nothing, format included; a row may have several spans,
 of which the best fitting one counts; an answer is read as a letter, as an option's words, as a number or as text, where
-the published code compares first characters.
+the published code compares first characters. Of a thought, the answer behind the reasoning is read in the same way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any, Protocol
 from videoreasoner.errors import RewardError, SettingError
 from videoreasoner.rows import Row
 from videoreasoner.spans import best_iou
-from videoreasoner.tasks import Task, parse_choice, parse_event
+from videoreasoner.tasks import Task, judged_by, parse_choice, parse_event, stated_answer
 
 # What a function of somebody else's may end in. Anything else, such as running out of memory, is not about the reward.
 _FOREIGN_ERRORS = (
@@ -72,15 +72,15 @@ class RewardFunction(Protocol):
 
 @dataclass(frozen=True)
 class TaskReward:
-    """A reward function made from the score of one completion of one task.
+    """A reward function made from the score of one completion.
 
     Attributes:
-        task: the task it concerns; every other completion gets None.
+        tasks: those it concerns; every other completion gets None.
         field: the task whose field of the row it reads.
         score: (completion, that completion's columns) -> its reward.
     """
 
-    task: Task
+    tasks: tuple[Task, ...]
     field: Task
     score: Callable[[str, dict[str, Any]], Reward | None]
 
@@ -93,7 +93,7 @@ class TaskReward:
     ) -> list[Reward | None]:
         return [
             self.score(text, {name: values[i] for name, values in columns.items()})
-            if columns["task"][i] == self.task
+            if columns["task"][i] in self.tasks
             else None
             for i, text in enumerate(completions)
         ]
@@ -117,21 +117,24 @@ def _event_format(completion: str, row: dict[str, Any]) -> Reward:
 
 
 def _accuracy(completion: str, row: dict[str, Any]) -> Reward:
-    """1 for the right answer, read the way the row's answer is written."""
+    """1 for the right answer, read the way the row's answer is written; 0 for a thought that ends without one."""
+    stated = stated_answer(row["task"], completion)
+    if stated is None:
+        return Reward(0.0, read_as="no answer")
     answer = row["answer"]
     if row.get("options"):
-        choice = parse_choice(completion, row["options"])
+        choice = parse_choice(stated, row["options"])
         return Reward(float(choice == answer), read_as="choice", choice=choice)
     number = _number(answer)
     if number is not None:
-        written = _number(completion)
+        written = _number(stated)
         return Reward(float(written is not None and math.isclose(written, number, rel_tol=1e-6)), read_as="number")
-    return Reward(float(_plain(completion) == _plain(answer)), read_as="text")
+    return Reward(float(_plain(stated) == _plain(answer)), read_as="text")
 
 
-event_iou = TaskReward(Task.EVENT, Task.EVENT, _event_iou)
-event_format = TaskReward(Task.EVENT, Task.EVENT, _event_format)
-accuracy = TaskReward(Task.ANSWER, Task.ANSWER, _accuracy)
+event_iou = TaskReward((Task.EVENT,), Task.EVENT, _event_iou)
+event_format = TaskReward((Task.EVENT,), Task.EVENT, _event_format)
+accuracy = TaskReward((Task.ANSWER, Task.THINK), Task.ANSWER, _accuracy)
 
 SHIPPED: dict[str, RewardFunction] = {"event_iou": event_iou, "event_format": event_format, "accuracy": accuracy}
 # It needs an encoder and the films; see retrieval_reward.py.
@@ -182,8 +185,8 @@ class Rewards:
         Raises:
             SettingError: a task would be sampled for nothing.
         """
-        declared = [getattr(function, "task", None) for function in self.functions.values()]
-        alone = [task for task in tasks if None not in declared and task not in declared]
+        declared = [getattr(function, "tasks", None) for function in self.functions.values()]
+        alone = [task for task in tasks if not any(concerned is None or task in concerned for concerned in declared)]
         if alone:
             raise SettingError(
                 f"no reward of the recipe ({', '.join(self.functions)}) concerns the task {', '.join(alone)}; "
@@ -193,12 +196,12 @@ class Rewards:
     def fields(self, task: Task) -> frozenset[Task]:
         """The tasks whose field of a row the rewards of a task read: a row needs one of them to be asked the task.
 
-        What a foreign function reads is not known; it is taken to read the task's own field.
+        What a foreign function reads is not known; it is taken to read the field that judges the task.
         """
         functions = self.functions.values()
-        declared = {function.field for function in functions if getattr(function, "task", None) == task}  # type: ignore[attr-defined]
-        foreign = any(getattr(function, "task", None) is None for function in functions)
-        return frozenset(declared | ({task} if foreign else set()))
+        declared = {function.field for function in functions if task in getattr(function, "tasks", ())}  # type: ignore[attr-defined]
+        foreign = any(not hasattr(function, "tasks") for function in functions)
+        return frozenset(declared | ({judged_by(task)} if foreign else set()))
 
     def score(
         self,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from videoreasoner.models.checkpoint import Checkpoint
 from videoreasoner.models.decoding import Leaf, TreeDecoder
 from videoreasoner.rows import Row
 from videoreasoner.spans import best_iou
-from videoreasoner.tasks import Task, parse_choice, parse_event, parse_key_elements
+from videoreasoner.tasks import Task, judged_by, parse_choice, parse_event, parse_key_elements, stated_answer
 from videoreasoner.training.dataset import Example
 from videoreasoner.training.sources import read_sources
 from videoreasoner.video.patches import patchify
@@ -48,14 +48,15 @@ def read_back(row: Row, task: Task, text: str, duration_s: float) -> tuple[bool,
         return event is not None, best_iou(event, row.event) if row.event else None
     if task is Task.KEY_ELEMENTS:
         return bool(parse_key_elements(text)), None
+    answer = stated_answer(task, text) or ""
     if row.options:
-        choice = parse_choice(text, row.options)
+        choice = parse_choice(answer, row.options)
         return choice is not None, float(choice == row.answer)
-    return bool(text), float(text.casefold() == (row.answer or "").strip().casefold())
+    return bool(answer), float(answer.casefold() == (row.answer or "").strip().casefold())
 
 
 def sample_outputs(checkpoint: Checkpoint, model: Any, example: Example, tasks: Sequence[Task]) -> list[Sample]:
-    """Greedy completions for each task that the row supports.
+    """Greedy completions for each task that the row can judge.
 
     Args:
         model: the checkpoint's model, as it is trained by now; left in the mode that it was in.
@@ -79,12 +80,14 @@ def sample_outputs(checkpoint: Checkpoint, model: Any, example: Example, tasks: 
             checkpoint.banned_ids,
         )
         [asked] = decoder.add([(encoder.question(row.question, row.options or ()), -1)])
-        wanted = [task for task in tasks if task in row.tasks()]
+        wanted = [task for task in tasks if judged_by(task) in row.tasks()]
         branches = decoder.add([(encoder.prefix(task), asked) for task in wanted])
-        written = decoder.generate([Leaf(branch) for branch in branches], checkpoint.settings.max_new_tokens)
+        limits = [checkpoint.settings.max_tokens(task) for task in wanted]
+        written = decoder.generate([Leaf(branch) for branch in branches], max(limits))
     finally:
         model.train(was_training)
-    return [_sample(checkpoint, example, task, ids) for task, ids in zip(wanted, written, strict=True)]
+    # Leaves do not see each other: cut here, they are what each limit by itself would have left.
+    return [_sample(checkpoint, example, t, ids[:n]) for t, ids, n in zip(wanted, written, limits, strict=True)]
 
 
 def _sample(checkpoint: Checkpoint, example: Example, task: Task, ids: list[int]) -> Sample:
@@ -154,9 +157,10 @@ class OutputSampler(TrainerCallback):
         """This process's share of the first rows that can be used; read once."""
         if self._examples is None:
             recipe, args = self.run.recipe, self.run.args
-            sources = read_sources(recipe.eval_data, recipe.tasks, recipe.video_root)
+            tasks = list(dict.fromkeys(map(judged_by, recipe.tasks)))
+            sources = read_sources(recipe.eval_data, tasks, recipe.video_root)
             rows = [(rows, row) for rows in sources for row in rows.rows][: recipe.eval_rows]
-            lessons = self.run.dataset.lessons
+            lessons = replace(self.run.dataset.lessons, tasks=tasks)
             mine = rows[args.process_index :: args.world_size]
             self._examples = [lessons.example(s.name, row, row.video_path(s.video_root)) for s, row in mine]
         return self._examples
