@@ -3,11 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from tests.reproduction.made import ROOT, make_results, shipped
 from videoreasoner.reproduction.claims import examine_all, judge
 from videoreasoner.reproduction.page import page_text, write_page
+from videoreasoner.reproduction.plots import _COLOURS
 from videoreasoner.reproduction.results import read_results
 
 
@@ -32,6 +33,13 @@ def test_all_of_it_is_small_enough_to_commit(folder: Path) -> None:
     for name in ("scores.png", "curves.png"):
         assert (folder / name).stat().st_size <= 150_000
         assert Image.open(folder / name).width >= 900
+
+
+def test_every_line_keeps_its_colour(folder: Path) -> None:
+    """Fewer colours make smaller files, and must not make two arms look alike."""
+    colours = Image.open(folder / "curves.png").convert("RGB").getcolors(2**24)
+    assert colours is not None
+    assert {ImageColor.getrgb(colour) for colour in _COLOURS} <= {colour for _, colour in colours}
 
 
 def test_every_arm_mode_claim_and_verdict_is_on_the_page(folder: Path) -> None:

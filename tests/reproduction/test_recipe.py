@@ -71,6 +71,7 @@ def test_nothing_that_is_evaluated_on_was_trained_on() -> None:
         ("films.evaluation.seed=7", "are for evaluation"),
         ("films.queries.seed=20000000", "are for evaluation"),
         ("films.queries.seed=501", "share a seed"),
+        ("films.evaluation.splits=[plain]", "films.evaluation: has both splits"),
         ("seeds=[1, 1]", "one is there twice"),
     ],
 )

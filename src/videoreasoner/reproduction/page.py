@@ -99,6 +99,7 @@ def page_text(results: Results, folder: str) -> str:
         passed=sum(claim["verdict"] is Verdict.PASS for claim in claims),
         heads=[column.head for column in _COLUMNS],
         lines=_table(results),
+        film_sets=[_films(name, results) for name in ("cold_start", "queries", "evaluation")],
         arms=[_arm(name, results) for name in results.recipe.arms],
         scores_plot=f"{folder}/{_SCORES_PLOT}",
         curves_plot=f"{folder}/{_CURVES_PLOT}",
@@ -177,6 +178,17 @@ def _events(films: FilmSet) -> str:
     return f"{fewest} to {most} events of {100 * shortest:.0f} to {100 * longest:.0f} % of the film"
 
 
+def _films(name: str, results: Results) -> list[str]:
+    """A line of the table of films."""
+    films, shift = getattr(results.recipe.films, name), [] if name == "evaluation" else results.recipe.seeds
+    seeds = [str(films.seed + seed) for seed in shift] or [str(films.seed)]
+    low, high = (f"{100 * share:g}" for share in films.event_share)
+    events = " to ".join(map(str, dict.fromkeys(films.events)))
+    splits = ", ".join(films.splits)
+    title = name.replace("_", " ")
+    return [title, f"{films.films:,}", f"{films.rows:,}", splits, events, f"{low} to {high} %", ", ".join(seeds)]
+
+
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f}"
 
@@ -188,4 +200,3 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_TEMPLATES.filters["thousands"] = lambda number: f"{number:,}"

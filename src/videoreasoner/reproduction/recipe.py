@@ -155,6 +155,13 @@ class Reproduction(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _all_splits_are_evaluated(self) -> Reproduction:
+        for name in ("evaluation", "watched"):
+            if getattr(self.films, name).splits != ["plain", "detail"]:
+                raise ValueError(f"films.{name}: has both splits; take splits out")
+        return self
+
+    @model_validator(mode="after")
     def _arms_are_known(self) -> Reproduction:
         above: set[str] = set()
         for name, arm in self.arms.items():
