@@ -307,6 +307,7 @@ def main() -> None:
     parser.add_argument("--trl-python", help="a Python that has trl==1.16.0")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="frames,side,G,tokens of one case, such as 64,112,8,24")
+    parser.add_argument("--arms", default="tree,repeated,trl")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -320,7 +321,7 @@ def main() -> None:
     for case in cases():
         if arguments.only and arguments.only != f"{case.frames},{case.side},{case.generations},{case.completion}":
             continue
-        if case.arm == "trl" and not arguments.trl_python:
+        if case.arm not in arguments.arms.split(",") or (case.arm == "trl" and not arguments.trl_python):
             continue
         python = arguments.trl_python if case.arm == "trl" else sys.executable
         results.append(measure(replace(case, threads=arguments.threads), checkpoint, arguments.out, python))

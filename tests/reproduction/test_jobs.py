@@ -129,11 +129,14 @@ def test_two_calls_do_not_share_a_folder(tmp_path: Path) -> None:
 
 
 _CALL = """
+import signal
 import sys
 from pathlib import Path
 from tests.reproduction.test_jobs import job, run
 
 if __name__ == "__main__":
+    # Shells start what they put into the background with the signal ignored, and tests may be run there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(sys.argv[1])
     run(folder, [job(folder, "a", minutes=9), job(folder, "b", "hang", after="a"), job(folder, "c", "hang")], at_once=2)
 """
@@ -147,7 +150,7 @@ def test_a_killed_call_leaves_no_process_and_loses_no_finished_job(tmp_path: Pat
     call = subprocess.Popen([sys.executable, script, tmp_path], env=environment, stderr=subprocess.DEVNULL)
     _until(lambda: {"b", "c"} <= set(names(tmp_path, "begin")))
     call.send_signal(how)
-    call.wait()
+    call.wait(timeout=60)
     began = [line.split() for line in notes(tmp_path)]
     workers = [int(pid) for kind, name, pid in began if kind == "begin" and name != "a"]
     _until(lambda: not any(_is_there(pid) for pid in workers))
