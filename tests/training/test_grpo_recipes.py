@@ -117,7 +117,8 @@ def test_every_setting_is_read_somewhere() -> None:
 
 def test_the_command_trains_and_the_result_answers(films: Path, tmp_path: Path, capsys) -> None:
     out_dir = tmp_path / "out"
-    changes = ["max_steps=1", "gradient_accumulation_steps=1", "per_device_train_batch_size=2", "num_generations=2"]
+    changes = ["model_name_or_path=tiny", "max_steps=1", "gradient_accumulation_steps=1"]
+    changes += ["per_device_train_batch_size=2", "num_generations=2"]
     changes += [f"output_dir={out_dir}", f"data=[{{path: {films / 'plain.jsonl'}}}]", "dataloader_num_workers=0"]
     changes += [f"frame_cache_dir={tmp_path / 'cache'}", f"eval_data=[{{path: {films / 'plain.jsonl'}}}]"]
     options = [part for change in changes for part in ("--set", change)]
