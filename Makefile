@@ -10,7 +10,7 @@ JOBS ?= 2
 
 help:
 	@echo "make demo       make a film, ask the shipped model about it, show the evidence"
-	@echo "make test       lint, types and the test suite (about eight minutes on two cores)"
+	@echo "make test       lint, types and the test suite (about ten minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make test-vllm  trained folders in stock vLLM, in .venv-vllm (installs up to 7 GB; about ten minutes)"
 	@echo "make lint       ruff and mypy alone"

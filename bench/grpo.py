@@ -254,7 +254,8 @@ def cases() -> list[Case]:
     """G at 64 frames; numbers of frames; where sharing pays least; and a prompt as long as published ones are."""
     every = [Case("tree", generations=g) for g in (2, 4, 8, 16)]
     every += [Case("tree", frames=frames) for frames in (16, 128)]
-    every += [Case("tree", completion=128), Case("tree", frames=4, generations=2), Case("tree", side=168)]
+    every += [Case("tree", completion=128), Case("tree", frames=4, generations=2)]
+    every += [Case("tree", side=168, generations=g) for g in (2, 8, 16)]
     # Peers where they end within minutes: they need as much time and memory a completion as the tree for a query.
     compared = [Case("tree", generations=g) for g in (2, 8)] + [Case("tree", frames=16)]
     compared += [Case("tree", frames=16, completion=128), Case("tree", frames=4, generations=2)]
@@ -264,7 +265,7 @@ def cases() -> list[Case]:
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown, one line a case, with the tree's advantage over the same case in the other arms."""
-    tree = {_shape(r): r for r in results if r["arm"] == "tree"}
+    tree = {_shape(r): r for r in results if r["arm"] == "tree" and "failed" not in r}
     lines = [
         "| arm | frames | side | G | tokens | rollout s | reference s | update s | step s | peak GB | step / tree "
         "| peak / tree | step / bound |",
@@ -276,11 +277,11 @@ def table(results: list[dict[str, Any]]) -> str:
         if "failed" in result:
             lines.append(f"{head} failed: {' '.join(result['failed'])} |")
             continue
-        own = tree[_shape(result)]
+        own = tree.get(_shape(result))
         parts = [
             f"{result[n]:.2f}" if n in result else "-" for n in ("rollout", "reference", "update", "step", "peak_gb")
         ]
-        ratios = [f"{result[n] / own[n]:.1f}" for n in ("step", "peak_gb")]
+        ratios = [f"{result[n] / own[n]:.1f}" if own else "-" for n in ("step", "peak_gb")]
         bound = f"{result['step'] / result['bound']:.2f}" if "bound" in result else "-"
         lines.append(f"{head} {' | '.join(parts + ratios + [bound])} |")
     return "\n".join(lines)
@@ -307,7 +308,7 @@ def main() -> None:
     parser.add_argument("--trl-python", help="a Python that has trl==1.16.0")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="frames,side,G,tokens of one case, such as 64,112,8,24")
-    parser.add_argument("--arms", default="tree,repeated,trl")
+    parser.add_argument("--arms", default="tree,repeated,trl", help="some of these, with commas between")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
