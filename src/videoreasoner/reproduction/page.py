@@ -14,7 +14,7 @@ from videoreasoner.files import replacing
 from videoreasoner.metrics import Estimate
 from videoreasoner.reproduction.claims import Finding, Verdict, examine_all, judge
 from videoreasoner.reproduction.plots import plot_curves, plot_scores
-from videoreasoner.reproduction.recipe import FilmSet, Mode, Split, Test
+from videoreasoner.reproduction.recipe import Mode, Split, Test
 from videoreasoner.reproduction.results import Results, read_results
 
 _SCORES_PLOT, _CURVES_PLOT = "scores.png", "curves.png"
@@ -93,8 +93,6 @@ def page_text(results: Results, folder: str) -> str:
         films=len(set(results.questions["films"])),
         questions=len(results.questions["ids"]),
         data_hash=results.questions["data_hash"],
-        evaluation=_events(results.recipe.films.evaluation),
-        cold_start=_events(results.recipe.films.cold_start),
         claims=claims,
         passed=sum(claim["verdict"] is Verdict.PASS for claim in claims),
         heads=[column.head for column in _COLUMNS],
@@ -171,11 +169,6 @@ def _arm(name: str, results: Results) -> dict[str, Any]:
         "training": _minutes(training) if arm.train else "",
         "evaluation": _minutes(evaluation),
     }
-
-
-def _events(films: FilmSet) -> str:
-    (fewest, most), (shortest, longest) = films.events, films.event_share
-    return f"{fewest} to {most} events of {100 * shortest:.0f} to {100 * longest:.0f} % of the film"
 
 
 def _films(name: str, results: Results) -> list[str]:
