@@ -8,7 +8,8 @@ TRL's GRPOTrainer knows no video, so it gets half as many images, which makes as
 environment of its own with trl==1.16.0, and is left out without --trl-python.
 
 The table also times what a step cannot do without (`bound`): one prefill of the trunk, one forward and backward pass
-over it, and one forward pass of the reference.
+over it, and one forward pass of the reference. "Beyond states" is peak memory without libraries, weights (the
+reference's too), gradients and the optimizer's moments: those are the same in every arm.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def run_ours(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
         },
         GrpoRecipe,
     )
+    libraries = _resident_gb()
     trainer = prepare_grpo(recipe, overwrite=True)
     # Only steps are timed.
     trainer.args.save_strategy = SaveStrategy.NO
@@ -90,7 +92,8 @@ def run_ours(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
     parts = {name: statistics.median(line[f"time/{name}"] for line in lines) for name in names}
     peak = _peak_gb()
     bound = _bound(trainer, case) if case.arm == "tree" else {}
-    return {**parts, "step": statistics.median(times[1:]), "peak_gb": peak, **bound}
+    states = libraries + _states_gb(trainer.model)
+    return {**parts, "step": statistics.median(times[1:]), "peak_gb": peak, "states_gb": states, **bound}
 
 
 def _bound(trainer: Any, case: Case) -> dict[str, float]:
@@ -156,6 +159,7 @@ def run_trl(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
     processor = AutoProcessor.from_pretrained(checkpoint, min_pixels=case.side**2, max_pixels=case.side**2)
     processor.tokenizer.padding_side = "left"
     processor.chat_template = processor.tokenizer.chat_template = CHAT_TEMPLATE
+    libraries = _resident_gb()
     # Random weights write placeholders of images, which breaks TRL's update. Ours are never sampled either.
     model = Qwen2VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     config = model.config
@@ -192,7 +196,8 @@ def run_trl(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
     )
     trainer.add_callback(_steps_callback(times := []))
     trainer.train()
-    return {"step": statistics.median(times[1:]), "peak_gb": _peak_gb()}
+    states = libraries + _states_gb(model)
+    return {"step": statistics.median(times[1:]), "peak_gb": _peak_gb(), "states_gb": states}
 
 
 CHAT_TEMPLATE = (
@@ -227,6 +232,15 @@ def _peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
+def _resident_gb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e9
+
+
+def _states_gb(model: Any) -> float:
+    """Float32 weights, those of the reference, gradients, and both moments of AdamW."""
+    return 5 * 4 * sum(p.numel() for p in model.parameters()) / 1e9
+
+
 def child(text: str) -> None:
     """One case, in this process; the last line of its output is the figures."""
     content = json.loads(text)
@@ -247,7 +261,8 @@ def measure(case: Case, checkpoint: Path, work: Path, python: str) -> dict[str, 
     )
     if done.returncode:
         return {**asdict(case), "failed": done.stderr.strip().splitlines()[-1:]}
-    return {**asdict(case), **json.loads(done.stdout.strip().splitlines()[-1])}
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**asdict(case), **figures, "beyond_gb": figures["peak_gb"] - figures["states_gb"]}
 
 
 def cases() -> list[Case]:
@@ -255,11 +270,11 @@ def cases() -> list[Case]:
     every = [Case("tree", generations=g) for g in (2, 4, 8, 16)]
     every += [Case("tree", frames=frames) for frames in (16, 128)]
     every += [Case("tree", completion=128), Case("tree", frames=4, generations=2)]
-    every += [Case("tree", side=168, generations=g) for g in (2, 8, 16)]
+    every += [Case("tree", side=side, generations=g) for side in (140, 168) for g in (2, 8, 16)]
     # Peers where they end within minutes: they need as much time and memory a completion as the tree for a query.
-    compared = [Case("tree", generations=g) for g in (2, 8)] + [Case("tree", frames=16)]
+    compared = [Case("tree", generations=g) for g in (2, 8)] + [Case("tree", side=140), Case("tree", frames=16)]
     compared += [Case("tree", frames=16, completion=128), Case("tree", frames=4, generations=2)]
-    every.append(compared[3])
+    every.append(compared[-2])
     return every + [replace(case, arm=arm, steps=3) for case in compared for arm in ("repeated", "trl")]
 
 
@@ -267,9 +282,9 @@ def table(results: list[dict[str, Any]]) -> str:
     """Markdown, one line a case, with the tree's advantage over the same case in the other arms."""
     tree = {_shape(r): r for r in results if r["arm"] == "tree" and "failed" not in r}
     lines = [
-        "| arm | frames | side | G | tokens | rollout s | reference s | update s | step s | peak GB | step / tree "
-        "| peak / tree | step / bound |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| arm | frames | side | G | tokens | rollout s | reference s | update s | step s | peak GB | beyond states GB "
+        "| step / tree | peak / tree | beyond / tree | step / bound |",
+        f"|{'---|' * 15}",
     ]
     for result in results:
         named = ("arm", "frames", "side", "generations", "completion")
@@ -278,10 +293,9 @@ def table(results: list[dict[str, Any]]) -> str:
             lines.append(f"{head} failed: {' '.join(result['failed'])} |")
             continue
         own = tree.get(_shape(result))
-        parts = [
-            f"{result[n]:.2f}" if n in result else "-" for n in ("rollout", "reference", "update", "step", "peak_gb")
-        ]
-        ratios = [f"{result[n] / own[n]:.1f}" if own else "-" for n in ("step", "peak_gb")]
+        named = ("rollout", "reference", "update", "step", "peak_gb", "beyond_gb")
+        parts = [f"{result[n]:.2f}" if n in result else "-" for n in named]
+        ratios = [f"{result[n] / own[n]:.1f}" if own else "-" for n in ("step", "peak_gb", "beyond_gb")]
         bound = f"{result['step'] / result['bound']:.2f}" if "bound" in result else "-"
         lines.append(f"{head} {' | '.join(parts + ratios + [bound])} |")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from videoreasoner.models.attention import IMPLEMENTATION
 from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.models.event_tokens import extend_tokenizer
 from videoreasoner.prompts import Prompts
@@ -58,6 +59,7 @@ def new_model(tokenizer: Any) -> Any:
         vision_start_token_id=ids("<|vision_start|>"),
         vision_end_token_id=ids("<|vision_end|>"),
         tie_word_embeddings=True,
+        attn_implementation=IMPLEMENTATION,
     )
     torch.manual_seed(0)
     return Qwen2VLForConditionalGeneration(config).train()
@@ -130,7 +132,7 @@ def _nothing(batch: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: value[:1] for name, value in short.items()},
         "position_ids": batch["position_ids"][:, :1, :8],
-        "attention_mask": batch["attention_mask"][:1, :, :8, :8],
+        "attention_mask": torch.ones(1, 1, 8, 8, dtype=torch.bool).tril(),
         "pixel_values_videos": None,
         "video_grid_thw": None,
         "rows": torch.zeros(1, dtype=torch.long),

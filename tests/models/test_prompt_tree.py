@@ -88,10 +88,13 @@ def test_collate_pads_without_leaking(some):
     packed = [tree.pack() for tree in some]
     batch = collate(packed, PAD)
     length = max(map(len, packed))
-    assert batch["attention_mask"].shape == (len(some), 1, length, length)
+    causal = length - batch["attention_mask"].shape[2]
+    assert batch["attention_mask"].shape == (len(some), 1, length - causal, length)
+    assert causal <= min(len(tree.trunk) for tree in some)
     for i, tree in enumerate(packed):
         count = len(tree)
-        mask = batch["attention_mask"][i, 0]
+        # What has no row is causal.
+        mask = torch.cat([torch.ones(causal, length, dtype=torch.bool).tril(), batch["attention_mask"][i, 0]])
         assert torch.equal(batch["input_ids"][i, :count], tree.input_ids)
         assert torch.equal(batch["position_ids"][:, i, :count], tree.position_ids)
         assert torch.equal(mask[:count, :count], tree.ancestor_mask())

@@ -14,6 +14,7 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
+from videoreasoner.models.attention import IMPLEMENTATION
 from videoreasoner.prompts import Prompts
 from videoreasoner.synthetic.vocabulary import learn_tokenizer
 from videoreasoner.tasks import EVENT_TOKENS
@@ -65,6 +66,7 @@ def _configuration(vocab_size: int, tied: bool, head_width: int) -> dict:
         "vision_start_token_id": ids("<|vision_start|>"),
         "vision_end_token_id": ids("<|vision_end|>"),
         "tie_word_embeddings": tied,
+        "attn_implementation": IMPLEMENTATION,
     }
 
 

@@ -32,7 +32,7 @@ def banned(model) -> tuple[int, ...]:
 
 def roll(model, asked, sampling=SAMPLING, step=0, shared_prompt=True):
     features = encode_clip(model, asked.patches)
-    return sample(model, asked, features, sampling, step, ENDS, banned(model), shared_prompt)
+    return sample(model, [asked], [features], sampling, step, ENDS, banned(model), shared_prompt)[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -73,6 +73,25 @@ def test_leaves_do_not_depend_on_each_other(family: str) -> None:
     assert len({rollout.tokens for rollout in alone}) > 6
 
 
+@pytest.mark.parametrize("shared_prompt", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_queries_sampled_together_write_what_each_writes_alone(family: str, shared_prompt: bool) -> None:
+    """Trunks, questions and prefixes of different lengths, and a query that ends before the others."""
+    model, per_second = model_of(family), FAMILIES[family][1]
+    queries = [
+        query(0, tokens_per_second=per_second),
+        query(1, (3, 6, 4), (Task.ANSWER,), tokens_per_second=per_second),
+        query(2, (1, 4, 4), tuple(Task), tokens_per_second=per_second),
+    ]
+    assert len({len(asked.trunk) for asked in queries}) == 3
+    features = [encode_clip(model, asked.patches) for asked in queries]
+    together = sample(model, queries, features, SAMPLING, 0, ENDS, banned(model), shared_prompt)
+    for asked, found in zip(queries, together, strict=True):
+        for mine, alone in zip(found, roll(model, asked), strict=True):
+            assert (mine.task, mine.number, mine.tokens) == (alone.task, alone.number, alone.tokens)
+            torch.testing.assert_close(mine.log_probs, alone.log_probs, rtol=1e-4, atol=1e-5)
+
+
 def test_streams_follow_from_their_names() -> None:
     names = [
         (s, step, row, task, g) for s in (0, 1) for step in (0, 1) for row in "ab" for task in Task for g in (0, 1)
@@ -91,7 +110,7 @@ def test_banned_ids_are_never_written() -> None:
     allowed = set(range(60, 90))
     vocabulary = model.config.get_text_config().vocab_size
     others = tuple(set(range(vocabulary)) - allowed)
-    written = sample(model, asked, encode_clip(model, asked.patches), wide, 0, (61,), others)
+    [written] = sample(model, [asked], [encode_clip(model, asked.patches)], wide, 0, (61,), others)
     tokens = {token for rollout in written for token in rollout.tokens}
     assert tokens <= allowed
     # Hot sampling over 30 ids reaches nearly all of them, so the rest was not missed by luck.

@@ -190,6 +190,8 @@ def load_checkpoint(
     """
     import transformers
 
+    from videoreasoner.models.attention import IMPLEMENTATION
+
     folder = find_folder(name)
     config = read_config(folder)
     settings = Settings.load(folder).changed(**overrides)
@@ -205,7 +207,7 @@ def load_checkpoint(
         model, report = family.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=IMPLEMENTATION,
             use_safetensors=True,
             output_loading_info=True,
             quantization_config=quantization_config,

@@ -5,9 +5,9 @@
     leaf      one completion                  1 to ~60 tokens
 
 A token attends to its ancestors and to what precedes it in its own node; its M-RoPE position
-continues from its parent's. Stock transformers models take both as `attention_mask` and
-`position_ids`, so the packed row equals separate, repeated rows up to float rounding, gradients
-included.
+continues from its parent's. transformers models take both as `attention_mask` and `position_ids`
+(with `attention.py`, which keeps the trunk on causal kernels), so the packed row equals separate,
+repeated rows up to float rounding, gradients included.
 
 Prior art on shared prefixes: PrefixGrouper (arXiv 2506.05433), verl PR #4368, Unsloth PR #6871,
 Long-RL (arXiv 2507.07966). Boundary to mind: the first token of a node is predicted by the last
@@ -102,13 +102,15 @@ class PromptTree:
 
         Row and column 0 stand for the trunk, so that a node's number plus one, `ROOT` too, indexes them.
         """
-        nodes = len(self.tokens)
-        related = torch.zeros(nodes + 1, nodes + 1, dtype=torch.bool)
-        related[:, 0] = True
-        for node in range(nodes):
-            for ancestor in self.lineage(node):
-                related[node + 1, ancestor + 1] = True
+        related = torch.eye(len(self.tokens) + 1, dtype=torch.bool)
+        # A parent's row is complete before that of its children.
+        for node, parent in enumerate(self.parents):
+            related[node + 1] |= related[parent + 1]
         return related
+
+    def next_position(self, node: int) -> int:
+        """The position that follows a node."""
+        return self.trunk.positions[1] + sum(len(self.tokens[n]) for n in self.lineage(node))
 
     def row(self, node: int) -> tuple[Tensor, Tensor]:
         """The same as a separate row with its trunk: int64[L] ids and int64[3, L] positions."""
@@ -185,32 +187,36 @@ class PackedTree:
         own = torch.arange(start, start + len(self.tree.tokens[node]) - 1)
         return torch.cat([torch.tensor([self.end(self.tree.parents[node])]), own])
 
-    def ancestor_mask(self) -> Tensor:
-        """bool[L, L]: True where the row's token may attend to the column's."""
+    def ancestor_mask(self, first: int = 0) -> Tensor:
+        """bool[L - first, L]: True where the token from `first` on may attend to the column's."""
         group = self.owner + 1
-        return self.tree.related()[group][:, group] & torch.ones(len(self), len(self), dtype=torch.bool).tril()
+        before = torch.ones(len(self) - first, len(self), dtype=torch.bool).tril(first)
+        return self.tree.related()[group[first:]][:, group] & before
 
 
 def collate(trees: Sequence[PackedTree], pad_token_id: int) -> dict[str, Tensor]:
-    """Several packed rows as one padded batch for a transformers model.
+    """Several packed rows as one padded batch for a transformers model with our attention (`attention.py`).
 
     Returns:
-        input_ids int64[B, L], position_ids int64[3, B, L], attention_mask bool[B, 1, L, L],
-        mm_token_type_ids int64[B, L] (2 marks visual tokens).
+        input_ids int64[B, L], position_ids int64[3, B, L], attention_mask bool[B, 1, N, L] of the last N tokens of
+        each row (those before are trunk in every row, and causal), mm_token_type_ids int64[B, L] (2 marks visual
+        tokens).
     """
     length = max(len(tree) for tree in trees)
     size = len(trees)
+    # Two rows at least: stock attention would spread a single one over all queries instead of refusing it.
+    causal = max(0, min(*(len(tree.tree.trunk) for tree in trees), length - 2))
     input_ids = torch.full((size, length), pad_token_id)
     position_ids = torch.zeros(3, size, length, dtype=torch.long)
     types = torch.zeros(size, length, dtype=torch.long)
     # A padding token sees itself: a row of the mask without any True would turn into NaN.
-    mask = torch.eye(length, dtype=torch.bool).repeat(size, 1, 1)
+    mask = torch.eye(length, dtype=torch.bool)[causal:].repeat(size, 1, 1)
     for i, tree in enumerate(trees):
         count = len(tree)
         input_ids[i, :count] = tree.input_ids
         position_ids[:, i, :count] = tree.position_ids
         types[i, : len(tree.tree.trunk)] = tree.tree.trunk.visual.long() * 2
-        mask[i, :count, :count] = tree.ancestor_mask()
+        mask[i, : count - causal, :count] = tree.ancestor_mask(causal)
     return {
         "input_ids": input_ids,
         "position_ids": position_ids,

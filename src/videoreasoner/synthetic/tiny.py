@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from videoreasoner.models.attention import IMPLEMENTATION
 from videoreasoner.models.checkpoint import save_checkpoint
 from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.models.event_tokens import add_event_tokens, extend_tokenizer
@@ -95,6 +96,7 @@ def new_model(tokenizer: Qwen2Tokenizer, seed: int = 0) -> Any:
         vision_end_token_id=ids("<|vision_end|>"),
         tie_word_embeddings=True,
         initializer_range=0.05,
+        attn_implementation=IMPLEMENTATION,
     )
     torch.manual_seed(seed)
     model = Qwen2VLForConditionalGeneration(config)
@@ -186,7 +188,7 @@ def make_checkpoints(
         _run(base_stages, model, tokenizer, out, report)
         _save(base, model, plain, base_stages)
     if not _finished(out / "tiny"):
-        model = Qwen2VLForConditionalGeneration.from_pretrained(base)
+        model = Qwen2VLForConditionalGeneration.from_pretrained(base, attn_implementation=IMPLEMENTATION)
         tokenizer = Qwen2Tokenizer.from_pretrained(base)
         add_event_tokens(model, tokenizer)
         _run(task_stages, model, tokenizer, out, report)

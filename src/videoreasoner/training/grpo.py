@@ -28,6 +28,7 @@ Deviations from the paper and its code, all on purpose:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -38,8 +39,9 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
-from videoreasoner.tasks import Task, parse_choice, parse_event, parse_key_elements, stated_answer
+from videoreasoner.tasks import is_readable
 from videoreasoner.training.alarms import Alarms
+from videoreasoner.training.explored import Explored
 from videoreasoner.training.grpo_recipe import GrpoRecipe
 from videoreasoner.training.leaf_batch import LeafBatch, clip_inputs, completion_log_probs, leaf_batch
 from videoreasoner.training.objective import (
@@ -51,33 +53,10 @@ from videoreasoner.training.objective import (
     token_weights,
 )
 from videoreasoner.training.queries import Query
-from videoreasoner.training.recorder import Record, best_and_worst, show
-from videoreasoner.training.rewards import Rewards, Scores
+from videoreasoner.training.recorder import best_and_worst, show
+from videoreasoner.training.rewards import Rewards
 from videoreasoner.training.rollouts import Rollout, Sampling, encode_clip, sample
 from videoreasoner.training.trainer import Run, TreeTrainer
-
-
-@dataclass(frozen=True, eq=False)
-class Explored:
-    """One query after its rollout.
-
-    Attributes:
-        features: float[V, D], of its clip under the policy.
-        rollouts, texts: its M completions, and what they say.
-        scores: what the rewards say about them.
-        advantages: float32[M], within each task.
-        learned: bool[M], False where nothing is to be learned: equal rewards, or cut off and masked.
-        counted: bool[M], False where cut off and masked.
-    """
-
-    query: Query
-    features: Tensor
-    rollouts: list[Rollout]
-    texts: list[str]
-    scores: Scores
-    advantages: Tensor
-    learned: Tensor
-    counted: Tensor
 
 
 @dataclass(eq=False)
@@ -136,32 +115,52 @@ class GrpoTrainer(TreeTrainer):
         """The micro-batches of one step, each with its experience; the same ones for `num_iterations` steps."""
         if self.state.global_step % self.recipe.num_iterations == 0:
             batches, self._total = super().get_batch_samples(epoch_iterator, num_batches, device)
+            queries = [query for batch in batches for query in batch["queries"]]
+            # The update of a single micro-batch comes next: its vision tower can go on from the rollout's graph.
+            shares = self.recipe.shared_prompt and self.recipe.num_iterations == len(batches) == 1
+            keeps_graph = self.vision_learns and shares
+            size = self.recipe.rollout_batch_size
+            groups = [queries[first : first + size] for first in range(0, len(queries), size)]
             with self._sampling_mode():
-                explored = [[self.explore(query) for query in batch["queries"]] for batch in batches]
-            tokens = sum(int(_lengths(e)[e.counted].sum()) for group in explored for e in group)
+                explored = [e for group in groups for e in self.explore(group, keeps_graph)]
+            tokens = sum(int(e.lengths[e.counted].sum()) for e in explored)
             in_step = self.accelerator.reduce(torch.tensor(float(tokens), device=device), reduction="sum")
+            rest = iter(explored)
+            of_batch = [list(itertools.islice(rest, len(batch["queries"]))) for batch in batches]
             self._batches = [
-                {**batch, "experience": self.experience(group, int(self._total), int(in_step))}
-                for batch, group in zip(batches, explored, strict=True)
+                {**batch, "experience": self.experience(own, int(self._total), int(in_step))}
+                for batch, own in zip(batches, of_batch, strict=True)
             ]
-            self._report([e for group in explored for e in group])
+            self._report(explored)
         return self._batches, self._total
 
-    def explore(self, query: Query) -> Explored:
-        """Sample a query's completions, score them, and compare them within each task."""
-        checkpoint, recipe, policy = self.run.checkpoint, self.recipe, self._policy()
+    def explore(self, queries: Sequence[Query], keeps_graph: bool) -> list[Explored]:
+        """Sample the completions of some queries together, score them, and compare them within each task.
+
+        Args:
+            keeps_graph: whether a vision tower that learns does so from the features of the rollout.
+        """
+        checkpoint, policy = self.run.checkpoint, self._policy()
         ends, banned, step = checkpoint.end_ids, checkpoint.banned_ids, self.state.global_step
         with self._timed("rollout"):
-            features = encode_clip(policy, query.patches)
-            rollouts = sample(policy, query, features, self.sampling, step, ends, banned, recipe.shared_prompt)
+            # In the mode of the update, so that it decides about activation checkpoints.
+            policy.model.visual.train(keeps_graph)
+            with torch.set_grad_enabled(keeps_graph):
+                features = [encode_clip(policy, query.patches) for query in queries]
+            policy.model.visual.eval()
+            rollouts = sample(policy, queries, features, self.sampling, step, ends, banned, self.recipe.shared_prompt)
         with self._timed("rewards"):
-            encoder = checkpoint.encoder
-            tasks = [rollout.task for rollout in rollouts]
-            texts = [encoder.decode([t for t in rollout.tokens if t not in ends]) for rollout in rollouts]
-            asked = encoder.prompts.user_text(query.row.question, query.row.options or ())
-            prompts = [f"{asked}\n{encoder.prompts.prefixes[task]}" for task in tasks]
-            ids = [rollout.tokens for rollout in rollouts]
-            scores = self.rewards.score(query.row, query.duration_s, query.video, tasks, prompts, texts, ids)
+            kept = features if keeps_graph or not self.vision_learns else [None] * len(queries)
+            return [self._judged(*one) for one in zip(queries, kept, rollouts, strict=True)]
+
+    def _judged(self, query: Query, features: Tensor | None, rollouts: list[Rollout]) -> Explored:
+        recipe, ends, encoder = self.recipe, self.run.checkpoint.end_ids, self.run.checkpoint.encoder
+        tasks = [rollout.task for rollout in rollouts]
+        texts = [encoder.decode([t for t in rollout.tokens if t not in ends]) for rollout in rollouts]
+        asked = encoder.prompts.user_text(query.row.question, query.row.options or ())
+        prompts = [f"{asked}\n{encoder.prompts.prefixes[task]}" for task in tasks]
+        ids = [rollout.tokens for rollout in rollouts]
+        scores = self.rewards.score(query.row, query.duration_s, query.video, tasks, prompts, texts, ids)
         totals = torch.tensor(scores.totals, dtype=torch.float64)
         groups = torch.tensor([list(query.prefixes).index(task) for task in tasks])
         finished = torch.tensor([rollout.finished for rollout in rollouts])
@@ -184,12 +183,12 @@ class GrpoTrainer(TreeTrainer):
         queries = [e.query for e in useful]
         leaves = leaf_batch(queries, kept, self._pad_id(), recipe.shared_prompt)
         weights = [
-            token_weights(_lengths(e), e.counted, recipe.loss_type, recipe.max_completion_length, completions, tokens)[
+            token_weights(e.lengths, e.counted, recipe.loss_type, recipe.max_completion_length, completions, tokens)[
                 e.learned
             ]
             for e in useful
         ]
-        features = None if self.vision_learns else [e.features for e in useful]
+        features = [e.features for e in useful if e.features is not None] or None
         return Experience(
             leaves,
             clip_inputs(queries, leaves.clips, features),
@@ -230,7 +229,8 @@ class GrpoTrainer(TreeTrainer):
         if self.recipe.beta == 0:
             return None
         # The policy's features are the reference's too where the vision tower is the same one, and stays as it is.
-        clips = clip_inputs(queries, leaves.clips, features if self.recipe.ref_model is None else None)
+        is_same = self.recipe.ref_model is None and not self.vision_learns
+        clips = clip_inputs(queries, leaves.clips, features if is_same else None)
         with self._timed("reference"), torch.no_grad(), self.accelerator.autocast():
             if self.reference is not None:
                 return self._log_probs(self.reference, leaves, clips)
@@ -288,11 +288,12 @@ class GrpoTrainer(TreeTrainer):
         """Note the figures of a step's rollouts, and keep the best and worst of them."""
         for e in explored:
             self._note("reward", e.scores.totals)
-            self._note("completion_length", _lengths(e))
+            self._note("completion_length", e.lengths)
             self._note("completion_truncated", [float(not rollout.finished) for rollout in e.rollouts])
             for name, values in e.scores.each.items():
                 self._note(f"reward/{name}", [value for value in values if value is not None])
-            parsed = [is_readable(r.task, t, e.query) for r, t in zip(e.rollouts, e.texts, strict=True)]
+            asked = e.query.duration_s, e.query.row.options
+            parsed = [is_readable(r.task, t, *asked) for r, t in zip(e.rollouts, e.texts, strict=True)]
             self._note("parse_rate", parsed)
             for task in e.query.prefixes:
                 own = [i for i, rollout in enumerate(e.rollouts) if rollout.task is task]
@@ -300,7 +301,7 @@ class GrpoTrainer(TreeTrainer):
                 self._note(f"parse_rate/{task}", [parsed[i] for i in own])
                 self._note(f"zero_variance_groups/{task}", [flat])
                 self._note("zero_variance_groups", [flat])
-        records = [record for e in explored for record in records_of(e)]
+        records = [record for e in explored for record in e.records()]
         count = self.recipe.recorded_rollouts
         step = self.state.global_step + 1
         if self.recipe.log_completions and self.args.should_save and step % self.args.logging_steps == 0:
@@ -316,37 +317,3 @@ class GrpoTrainer(TreeTrainer):
             for message in self.alarms.update(self.state.global_step, figures):
                 print(f"warning: {message}", file=sys.stderr)
         return figures
-
-
-def is_readable(task: Task, text: str, query: Query) -> bool:
-    """Whether a completion can be read as what its task asks for."""
-    if task is Task.EVENT:
-        return parse_event(text, query.duration_s) is not None
-    if task is Task.KEY_ELEMENTS:
-        return bool(parse_key_elements(text))
-    answer = stated_answer(task, text) or ""
-    return parse_choice(answer, query.row.options) is not None if query.row.options else bool(answer)
-
-
-def records_of(explored: Explored) -> list[Record]:
-    """A query's rollouts as people read them."""
-    scores = explored.scores
-    return [
-        Record(
-            row=explored.query.row.id,
-            task=rollout.task.value,
-            question=explored.query.row.question,
-            completion=explored.texts[i],
-            tokens=len(rollout.tokens),
-            finished=rollout.finished,
-            reward=scores.totals[i],
-            rewards={name: values[i] for name, values in scores.each.items()},
-            breakdown=scores.breakdowns[i],
-            advantage=float(explored.advantages[i]),
-        )
-        for i, rollout in enumerate(explored.rollouts)
-    ]
-
-
-def _lengths(explored: Explored) -> Tensor:
-    return torch.tensor([len(rollout.tokens) for rollout in explored.rollouts])

@@ -24,6 +24,7 @@ class GrpoRecipe(Recipe):
     max_grad_norm: float = Field(5.0, ge=0, description="gradients are scaled down to this norm; 0: never")
 
     num_generations: int = Field(8, description="G: completions for each task of a row")
+    rollout_batch_size: Positive = Field(16, description="rows on a device whose completions are decoded together")
     temperature: float = Field(1.0, gt=0, description="of sampling, and of the log-probabilities")
     top_p: float = Field(0.95, gt=0, le=1, description="share of the probability that is sampled from")
     max_completion_length: Positive = Field(768, description="most tokens of a completion")

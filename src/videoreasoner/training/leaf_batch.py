@@ -90,11 +90,10 @@ def leaf_batch(
 def clip_inputs(queries: Sequence[Query], clips: Sequence[int], features: Sequence[Tensor] | None) -> dict[str, Any]:
     """What a forward pass gets of the clips: their pixels, or features that were computed before.
 
-    Features are taken where the vision tower does not learn: then nothing of it is computed a second time.
+    With features, nothing of the vision tower is computed a second time; it learns from them if they have a graph.
     """
     if features is not None:
-        # Rollouts compute them in inference mode, and a graph may not save such a tensor: a copy is an ordinary one.
-        encoded = BaseModelOutputWithPooling(pooler_output=[features[number].clone() for number in clips])
+        encoded = BaseModelOutputWithPooling(pooler_output=[features[number] for number in clips])
         return {"mm_encoder_outputs": {"video": encoded}}
     return {
         "pixel_values_videos": torch.cat([queries[number].patches.pixel_values for number in clips]),

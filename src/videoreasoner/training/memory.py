@@ -147,8 +147,8 @@ def _activations(shape: ModelShape, method: Method, step: StepShape) -> float:
     else:
         held = tokens * text.layers * layer + (patches * vision.depth * block if has_backward else 0)
     pixels = patches * vision.patch_values * (4 + size)
-    # The ancestor mask as it comes, and as attention adds it.
-    mask = step.rows * step.tokens**2 * (1 + size)
+    # The ancestor mask of all tokens behind the clip, as it comes, and as attention adds it.
+    mask = step.rows * (step.tokens - step.visual_tokens) * step.tokens * (1 + size)
     return held + pixels + mask
 
 

@@ -1,8 +1,9 @@
-"""Rollouts: G completions a task, sampled on one prompt tree.
+"""Rollouts: G completions a task, sampled on one prompt tree a query.
 
-All tasks and all completions of a query share its clip, trunk and question in one key-value cache and decode together.
-Every leaf draws from a random stream of its own, which follows from (seed, step, row, task, number): what a leaf writes
-depends neither on the other leaves nor on how queries are spread over batches and processes.
+All tasks and all completions of a query share its clip, trunk and question in one key-value cache. They decode
+together, and with those of other queries. Every leaf draws from a random stream of its own, which follows from (seed,
+step, row, task, number): what a leaf writes depends neither on the other leaves nor on how queries are spread over
+batches and processes.
 
 The policy is the softmax, at the sampling temperature, over the ids that may be written: visual placeholders and
 padding are outside of it, here and in the update. Log-probabilities are those before the nucleus (top_p) is cut out,
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videoreasoner.models.decoding import Leaf, TreeDecoder
+from videoreasoner.models.forest import Forest, Leaf
 from videoreasoner.models.prompt_tree import ROOT
 from videoreasoner.tasks import Task
 from videoreasoner.training.queries import Query
@@ -64,9 +65,8 @@ class Rollout:
     finished: bool
 
 
-@torch.inference_mode()
 def encode_clip(model: Any, patches: Patches) -> Tensor:
-    """float[V, D]: the features of a clip's visual tokens under a model, without a graph."""
+    """float[V, D]: the features of a clip's visual tokens under a model, with a graph unless that is switched off."""
     weight = next(model.model.visual.parameters())
     encoded = model.model.get_video_features(
         patches.pixel_values.to(weight.device, weight.dtype),
@@ -78,39 +78,50 @@ def encode_clip(model: Any, patches: Patches) -> Tensor:
 
 def sample(
     model: Any,
-    query: Query,
-    features: Tensor,
+    queries: Sequence[Query],
+    features: Sequence[Tensor],
     sampling: Sampling,
     step: int,
     end_ids: Sequence[int],
     banned_ids: Sequence[int],
     shared_prompt: bool = True,
-) -> list[Rollout]:
-    """Sample the completions of a query: task after task, number after number.
+) -> list[list[Rollout]]:
+    """Sample the completions of each query: task after task, number after number. All are decoded together.
 
     Args:
         model: the policy, in evaluation mode.
-        features: what `encode_clip` gave for the query under the same weights.
+        features: what `encode_clip` gave for each query under the same weights.
         step: of the training run; names the random streams.
         end_ids: ids that end a completion.
         banned_ids: ids that are never written.
         shared_prompt: False decodes every completion behind a prompt of its own: the yardstick.
     """
-    wanted = [(task, number) for task in query.prefixes for number in range(sampling.generations)]
-    streams = [stream(sampling.seed, step, query.row.id, task, number) for task, number in wanted]
-    batches = [list(range(len(wanted)))] if shared_prompt else [[i] for i in range(len(wanted))]
-    rollouts: list[Rollout] = []
-    for batch in batches:
-        decoder = TreeDecoder(model, query.trunk, features, end_ids, banned_ids)
-        tasks = list(dict.fromkeys(wanted[i][0] for i in batch))
-        # One row for question and prefixes; the question is node 0, and a prefix's node follows its place.
-        decoder.add([(query.question, ROOT), *((query.prefixes[task], 0) for task in tasks)])
-        pick = LeafSampler([streams[i] for i in batch], sampling.temperature, sampling.top_p)
-        leaves = [Leaf(1 + tasks.index(wanted[i][0])) for i in batch]
-        written = decoder.generate(leaves, sampling.max_new_tokens, pick)
-        for i, tokens, log_probs in zip(batch, written, pick.log_probs, strict=True):
-            finished = tokens[-1] in decoder.end_ids
-            rollouts.append(Rollout(*wanted[i], tuple(tokens), torch.tensor(log_probs), finished))
+    rollouts: list[list[Rollout]] = [[] for _ in queries]
+    wanted = [
+        (which, task, number)
+        for which, query in enumerate(queries)
+        for task in query.prefixes
+        for number in range(sampling.generations)
+    ]
+    for group in [wanted] if shared_prompt else [[one] for one in wanted]:
+        # A tree's question is its node 0, and the prefixes follow.
+        nodes: dict[int, list[tuple[Sequence[int], int]]] = {}
+        branches: dict[tuple[int, Task], int] = {}
+        for which, task, _ in group:
+            row = nodes.setdefault(which, [(queries[which].question, ROOT)])
+            if (which, task) not in branches:
+                branches[which, task] = len(row)
+                row.append((queries[which].prefixes[task], 0))
+        forest = Forest(model, [queries[w].trunk for w in nodes], [features[w] for w in nodes], end_ids, banned_ids)
+        forest.add(list(nodes.values()))
+        trees = {which: tree for tree, which in enumerate(nodes)}
+        leaves = [Leaf(branches[which, task], tree=trees[which]) for which, task, _ in group]
+        streams = [stream(sampling.seed, step, queries[w].row.id, task, number) for w, task, number in group]
+        pick = LeafSampler(streams, sampling.temperature, sampling.top_p)
+        written = forest.generate(leaves, sampling.max_new_tokens, pick)
+        for (which, task, number), tokens, log_probs in zip(group, written, pick.log_probs, strict=True):
+            finished = tokens[-1] in forest.end_ids
+            rollouts[which].append(Rollout(task, number, tuple(tokens), torch.tensor(log_probs), finished))
     return rollouts
 
 
