@@ -32,7 +32,7 @@ QUESTIONS = ("When does it happen?", "What color is it?")
 @dataclass(frozen=True)
 class Case:
     """What is timed: arm (tree, repeated, trl), frames and their side in pixels, completions a task and tokens of a
-    completion, steps."""
+    completion, steps. `micro` is of TRL alone: completions in a forward and backward pass; None is a whole group."""
 
     arm: str
     frames: int = 64
@@ -41,6 +41,7 @@ class Case:
     completion: int = 24
     steps: int = 4
     threads: int = 1
+    micro: int | None = None
 
 
 def uneven(completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -142,7 +143,7 @@ def _seconds(part: Any) -> float:
 
 
 def run_trl(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
-    """TRL's GRPOTrainer with the frames as images; one group of completions in a forward pass."""
+    """TRL's GRPOTrainer with the frames as images. All completions are sampled together, whatever `micro` is."""
     import numpy as np
     import torch
     from datasets import Dataset
@@ -151,6 +152,7 @@ def run_trl(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
     from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(case.threads)
+    micro = case.micro or case.generations
     rng = np.random.default_rng(0)
     images = [
         Image.fromarray(rng.integers(0, 256, (case.side, case.side, 3), dtype=np.uint8))
@@ -176,8 +178,8 @@ def run_trl(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
         reward_funcs=uneven,
         args=GRPOConfig(
             output_dir=str(work / "trl"),
-            per_device_train_batch_size=case.generations,
-            gradient_accumulation_steps=len(QUESTIONS),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=len(QUESTIONS) * case.generations // micro,
             num_generations=case.generations,
             max_completion_length=case.completion,
             beta=0.04,
@@ -270,12 +272,14 @@ def cases() -> list[Case]:
     every = [Case("tree", generations=g) for g in (2, 4, 8, 16)]
     every += [Case("tree", frames=frames) for frames in (16, 128)]
     every += [Case("tree", completion=128), Case("tree", frames=4, generations=2)]
-    every += [Case("tree", side=side, generations=g) for side in (140, 168) for g in (2, 8, 16)]
+    every += [Case("tree", side=side, generations=g) for side in (168, 224) for g in (2, 8, 16)]
     # Peers where they end within minutes: they need as much time and memory a completion as the tree for a query.
-    compared = [Case("tree", generations=g) for g in (2, 8)] + [Case("tree", side=140), Case("tree", frames=16)]
+    compared = [Case("tree", generations=g) for g in (2, 8)] + [Case("tree", frames=16)]
     compared += [Case("tree", frames=16, completion=128), Case("tree", frames=4, generations=2)]
     every.append(compared[-2])
-    return every + [replace(case, arm=arm, steps=3) for case in compared for arm in ("repeated", "trl")]
+    every += [replace(case, arm=arm, steps=3) for case in compared for arm in ("repeated", "trl")]
+    # Nearly as many visual tokens as published runs have. A whole group at once would need some 40 GB.
+    return [*every, Case("trl", side=224, steps=2, micro=2)]
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -287,14 +291,15 @@ def table(results: list[dict[str, Any]]) -> str:
         f"|{'---|' * 15}",
     ]
     for result in results:
-        named = ("arm", "frames", "side", "generations", "completion")
-        head = f"| {' | '.join(str(result[name]) for name in named)} |"
+        arm = f"{result['arm']}, {result['micro']} at a time" if result["micro"] else result["arm"]
+        shape = " | ".join(str(result[name]) for name in ("frames", "side", "generations", "completion"))
+        head = f"| {arm} | {shape} |"
         if "failed" in result:
             lines.append(f"{head} failed: {' '.join(result['failed'])} |")
             continue
         own = tree.get(_shape(result))
-        named = ("rollout", "reference", "update", "step", "peak_gb", "beyond_gb")
-        parts = [f"{result[n]:.2f}" if n in result else "-" for n in named]
+        figures = ("rollout", "reference", "update", "step", "peak_gb", "beyond_gb")
+        parts = [f"{result[n]:.2f}" if n in result else "-" for n in figures]
         ratios = [f"{result[n] / own[n]:.1f}" if own else "-" for n in ("step", "peak_gb", "beyond_gb")]
         bound = f"{result['step'] / result['bound']:.2f}" if "bound" in result else "-"
         lines.append(f"{head} {' | '.join(parts + ratios + [bound])} |")
