@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -292,6 +293,20 @@ def test_a_cut_off_film_with_its_index_in_front_gives_what_is_there(tmp_path: Pa
         frames = video.frames_at(times_s)
         for time_s, image in list(frames)[:-3]:
             assert np.array_equal(image, sound[_on_screen(times_s, time_s)])
+
+
+@pytest.mark.parametrize("name", ["vp9", "long gop, b-frames"])
+def test_a_cut_off_matroska_film_says_so(name: str, tmp_path: Path) -> None:
+    recipe = replace(RECIPES[name], file_name="cut.webm" if name == "vp9" else "cut.mkv", count=150)
+    path = recipe.make(tmp_path)
+    with VideoFile(path) as video:
+        assert video.duration_s == pytest.approx(6.0, abs=0.1)
+        assert video.problems == []
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with VideoFile(path) as video:
+        assert video.duration_s < 4.9
+        [problem] = [problem for problem in video.problems if "cut off" in problem]
+        assert f"it holds {video.duration_s:.2f} s of the 6.00 s" in problem
 
 
 def test_two_recordings_in_one_file_are_shown_one_after_the_other(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ It is read from the packets alone, without decoding, so it costs one pass over t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,6 +18,9 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+
+# How Matroska's tags write a length.
+_CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,16 +101,33 @@ def scan(container: InputContainer, stream: VideoStream, first_stamp: int | None
     except FFmpegError as error:
         problems.append(f"The file could be read up to frame {len(entries)} only ({error.strerror}).")
     index = _table(entries, stream, first_stamp)
-    # Only mp4 headers are exact. Frames before an edit list's beginning are counted, not listed.
-    if "mp4" in container.format.name and len(entries) < stream.frames:
-        there_s = (index.end - (stream.start_time or 0)) * index.tick_s
-        stated_s = (stream.duration or 0) * index.tick_s
-        if there_s < stated_s - index.tick_s * 2 * _frame_ticks(stream):
-            problems.append(
-                f"The file is cut off: it holds {float(there_s):.2f} s of the "
-                f"{float(stated_s):.2f} s that its header states."
-            )
+    there_s, stated_s, slack_s = _lengths(container, stream, len(entries), index)
+    if there_s + slack_s < stated_s:
+        problems.append(
+            f"The file is cut off: it holds {float(there_s):.2f} s of the "
+            f"{float(stated_s):.2f} s that its header states."
+        )
     return index, problems
+
+
+def _lengths(
+    container: InputContainer, stream: VideoStream, frames: int, index: FrameIndex
+) -> tuple[Fraction, Fraction, Fraction]:
+    """Seconds that the table holds, that the file's header states, and that they may differ in a sound file.
+
+    Zeros where no header states a length that can be relied on.
+    """
+    slack_s = index.tick_s * 2 * _frame_ticks(stream)
+    if "mp4" in container.format.name and frames < stream.frames:
+        # Frames before an edit list's beginning are counted, not listed.
+        start = stream.start_time or 0
+        return (index.end - start) * index.tick_s, (stream.duration or 0) * index.tick_s, slack_s
+    stated = _CLOCK.fullmatch(stream.metadata.get("DURATION", ""))
+    if "matroska" in container.format.name and stated:
+        hours, minutes, seconds = map(Fraction, stated.groups())
+        # How long the last frame is shown is rarely said there.
+        return index.end * index.tick_s, hours * 3600 + minutes * 60 + seconds, slack_s + 1
+    return Fraction(0), Fraction(0), Fraction(0)
 
 
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
