@@ -15,7 +15,7 @@ help:
 	@echo "make test-vllm  trained folders in stock vLLM, in .venv-vllm (installs up to 7 GB; about ten minutes)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make bench      the figures of docs/tiny-model.md, measured again (about 15 minutes)"
-	@echo "make reproduce        the method at small scale, claim by claim: docs/reproduction.md (an hour on two cores; SEEDS=3)"
+	@echo "make reproduce        the method at small scale, claim by claim: docs/reproduction.md (45 minutes on two cores; SEEDS=3)"
 	@echo "make reproduce-smoke  the same on a handful of rows (two minutes); part of make test"
 	@echo "make tiny       train the shipped checkpoints from nothing (about two and a half hours on two cores)"
 

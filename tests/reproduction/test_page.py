@@ -9,6 +9,7 @@ from tests.reproduction.made import ROOT, make_results, shipped
 from videoreasoner.reproduction.claims import examine_all, judge
 from videoreasoner.reproduction.page import page_text, write_page
 from videoreasoner.reproduction.plots import _COLOURS
+from videoreasoner.reproduction.recipe import load_reproduction
 from videoreasoner.reproduction.results import read_results
 
 
@@ -71,6 +72,13 @@ def test_a_number_on_the_page_is_that_of_the_files(folder: Path) -> None:
     assert f"{len(results.questions['ids'])} questions about {len(set(results.questions['films']))} held-out films" in (
         page_text(results, "r")
     )
+
+
+def test_the_committed_page_is_that_of_the_committed_files_and_recipe() -> None:
+    results = read_results(ROOT / "docs" / "reproduction")
+    assert (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8") == page_text(results, "reproduction")
+    recipe = load_reproduction(ROOT / "recipes" / "reproduce.yaml", [], len(results.recipe.seeds))
+    assert results.recipe == recipe
 
 
 def test_interrupted_jobs_are_named(folder: Path) -> None:
