@@ -149,14 +149,13 @@ def clips_encoded(recipe: GrpoRecipe) -> tuple[int, int]:
     ("changes", "expected"),
     [
         ({}, (2, 2)),
-        ({"rollout_batch_size": 1}, (2, 2)),
         ({"freeze_vision": True}, (2, 0)),
         ({"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}, (4, 2)),
         ({"num_iterations": 2, "max_steps": 2, "save_steps": 2}, (6, 2)),
         # One clip for each completion in the update and in the reference.
         ({"shared_prompt": False}, (2 + 16, 16)),
     ],
-    ids=["one batch", "rollouts apart", "frozen", "accumulated", "two updates", "repeated rows"],
+    ids=["one batch", "frozen", "accumulated", "two updates", "repeated rows"],
 )
 def test_a_clip_is_encoded_once_where_weights_and_memory_allow(changes, expected, films, tmp_path) -> None:
     everything = {"max_steps": 1, "save_steps": 1, "rewards": {f"{films / 'odd.py'}:different": 1.0}, **changes}

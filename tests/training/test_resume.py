@@ -74,11 +74,11 @@ def uninterrupted(folder: Path) -> dict[str, Any]:
     ("kind", "place", "call"),
     [
         ("whole", "step", 4),
-        ("adapters", "step", 5),
-        ("whole", "torch.save", 5),
-        ("adapters", "fsync", 3),
         ("whole", "rename", 2),
         ("adapters", "replace", 12),
+        pytest.param("adapters", "step", 5, marks=pytest.mark.slow),
+        pytest.param("whole", "torch.save", 5, marks=pytest.mark.slow),
+        pytest.param("adapters", "fsync", 3, marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_any_place_and_started_again(
