@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from videoreasoner.engines.engine import Completion, Reply
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.models.clip_features import ClipFeatures, EncodedClip
-from videoreasoner.models.decoding import Leaf, TreeDecoder
+from videoreasoner.models.decoding import TreeDecoder
+from videoreasoner.models.forest import Leaf
 from videoreasoner.models.grammar import TokenTrie, event_grammar
 from videoreasoner.models.prompt_tree import ROOT
 from videoreasoner.settings import Settings

@@ -10,8 +10,6 @@ from torch import Tensor
 from videoreasoner.models.forest import Forest, Leaf, Pick, greedy
 from videoreasoner.models.prompt_tree import PromptTree, Trunk
 
-__all__ = ["Leaf", "Pick", "TreeDecoder", "greedy"]
-
 
 class TreeDecoder:
     """A prompt tree whose trunk and nodes live in one key-value cache. See `Forest` for arguments and results."""

@@ -65,12 +65,12 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
             f"  completions of {length} tokens: {used:.2f} GB ({listed}), {fits} into {hardware.device_gb:g} GB"
         )
     together = min(recipe.rollout_batch_size, recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps)
-    # Beside its own part, every tree of a cache is as long as the longest.
+    # Rows of a cache are all as long as the longest.
     columns = longest.total + completions * recipe.max_completion_length
     cache = together * columns * model.shape.text.layers * 2 * model.shape.text.kv_width
     lines.append(
         f"  rollouts, before the update: {cache * method.precision.activation_bytes / GB:.2f} GB of keys and values "
-        f"for {together} rows at once (rollout_batch_size), at the limit of completions"
+        f"for {together} row(s) at once (rollout_batch_size), at the limit of completions"
     )
     rows_in_all = None if steps is None else steps / recipe.num_iterations * step_rows
     lines.append(hours_text(rows_in_all, hardware.rows_per_second, measured_rate(recipe.output_dir)))

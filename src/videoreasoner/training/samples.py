@@ -16,7 +16,8 @@ from accelerate.utils import DistributedType, gather_object
 from transformers import TrainerCallback
 
 from videoreasoner.models.checkpoint import Checkpoint
-from videoreasoner.models.decoding import Leaf, TreeDecoder
+from videoreasoner.models.decoding import TreeDecoder
+from videoreasoner.models.forest import Leaf
 from videoreasoner.rows import Row
 from videoreasoner.spans import best_iou
 from videoreasoner.tasks import Task, judged_by, parse_choice, parse_event, parse_key_elements, stated_answer
