@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,10 @@ class FakeEngine:
     name: str = "fake"
     calls: list[Call] = field(default_factory=list)
     opened: int = 0
+    model_hash: str = "one"
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": self.name, "model_hash": self.model_hash}
 
     def open(self, video: VideoFile) -> FakeSession:
         self.opened += 1

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fake_engine import FakeEngine, FakeSession
+from tests.fake_engine import SETTINGS, FakeEngine, FakeSession
 from tests.video.films import Recipe
 from videoreasoner.batch import BatchResult, answer_rows
 from videoreasoner.engines.engine import Reply
 from videoreasoner.errors import MissingExtraError, RowError, SettingError, VideoError
+from videoreasoner.files import locked
 from videoreasoner.reasoner import MAX_QUESTION_CHARACTERS, Reasoner
 from videoreasoner.tasks import Task
 from videoreasoner.video.file import VideoFile
@@ -309,13 +310,56 @@ def test_two_rows_of_one_id_are_refused_before_anything_is_asked(folder: Path) -
     assert not (folder / "answers.jsonl").exists()
 
 
-@pytest.mark.parametrize("other", [{"mode": "focus"}, {"name": "another"}])
-def test_answers_given_in_another_way_are_not_mixed(folder: Path, other: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        ({"mode": "focus"}, r"\(mode direct, now focus\)"),
+        ({"name": "another"}, r"\(model fake, now another\)"),
+        ({"engine": FakeEngine(model_hash="two")}, r"\(model_hash one, now two\)"),
+        ({"engine": FakeEngine(settings=SETTINGS.changed(frame_budget=8))}, r"\(frame_budget 16, now 8\)"),
+    ],
+)
+def test_answers_given_in_another_way_are_not_mixed(folder: Path, other: dict[str, Any], difference: str) -> None:
     first = Run(folder, ROWS[:1])
     before = first.out.read_bytes()
-    with pytest.raises(SettingError, match=r"answers\.jsonl"):
+    with pytest.raises(SettingError, match=rf"answers\.jsonl.*{difference}"):
         Run(folder, ROWS, **other)
     assert first.out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        ({"question": "Another?"}, "another question"),
+        ({"options": ["red", "blue"], "answer": "red"}, "another answer, options"),
+        ({"video": "b.mp4"}, "another video"),
+    ],
+)
+def test_an_answer_to_another_row_of_that_id_is_not_taken(folder: Path, other: dict[str, Any], difference: str) -> None:
+    first = Run(folder, ROWS[:1])
+    before = first.out.read_bytes()
+    with pytest.raises(SettingError, match=rf"'row-0', with {difference}; give --out"):
+        Run(folder, [ROWS[0] | other, *ROWS[1:]])
+    assert first.out.read_bytes() == before
+
+
+def test_an_answer_about_a_film_of_that_name_elsewhere_is_not_taken(folder: Path) -> None:
+    first = Run(folder, ROWS[:1])
+    before = first.out.read_bytes()
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(folder / "a.mp4", elsewhere)
+    with pytest.raises(SettingError, match=r"'row-0' is about .*a\.mp4, and not .*elsewhere/a\.mp4; .*--video-root"):
+        answer_rows(Reasoner(FakeEngine()), folder / "rows.jsonl", first.out, mode="direct", video_root=elsewhere)
+    assert first.out.read_bytes() == before
+
+
+def test_two_runs_do_not_write_into_one_file(folder: Path) -> None:
+    busy = pytest.raises(SettingError, match=r"answers\.jsonl: another run")
+    with locked(folder / ".answers.jsonl.lock", KeyError()), busy:
+        Run(folder, ROWS)
+    assert Run(folder, ROWS).result.answered == 4
+    assert not (folder / ".answers.jsonl.lock").exists()
 
 
 @pytest.mark.parametrize(

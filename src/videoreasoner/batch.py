@@ -8,8 +8,8 @@ error record.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 
 from videoreasoner.errors import RowError, SettingError, VideoError, VideoReasonerError
 from videoreasoner.evidence import Answer
-from videoreasoner.files import replacing
+from videoreasoner.files import locked, replacing
 from videoreasoner.reasoner import MODES, Query, Reasoner
 from videoreasoner.rows import Row, read_rows_lenient
 
@@ -47,30 +47,58 @@ def answer_rows(
     """Answer every row of a file that `out_path` does not hold an answer to yet.
 
     Questions about one video that follow each other share its work. An answer record is `Answer.to_dict()` plus the
-    row's `id` and, under `row`, the row itself; an error record has `id` and `error`. Rows that failed are asked
-    again by the next run. Records come in the order of the rows that a run asks.
+    row's `id`, under `row` the row itself, and under `engine` what answered (`Engine.identity`); an error record has
+    `id` and `error`. Rows that failed are asked again by the next run. Records come in the order of the rows that a
+    run asks.
 
     Raises:
         RowError: the file of rows cannot be read at all, or two rows have the same id.
-        SettingError: the mode is unknown, or the answer file cannot be written, or it holds something else, or
-            answers that were given in another way.
+        SettingError: the mode is unknown, or the answer file cannot be written or is in use, or it holds something
+            else, or answers that were given in another way or to another row of the same id.
     """
     if mode not in MODES:
         raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
     rows = _load(rows_path)
-    asked_as = {"mode": mode, "model": reasoner.engine.name, "settings": reasoner.settings.looking()}
-    with _writing(out_path):
-        done = _keep_answers(out_path, asked_as)
-    _append(out_path, b"")
-    waiting = [row for row in rows if isinstance(row, RowError) or row.id not in done]
-    resumed, failed, count = len(rows) - len(waiting), 0, 0
-    progress(resumed, len(rows))
-    for record in _records(reasoner, waiting, mode, video_root):
-        _append(out_path, _line(record))
-        failed += "error" in record
-        count += 1
-        progress(resumed + count, len(rows))
+    engine = reasoner.engine.identity()
+    asked_as = {"mode": mode, "engine": engine, "settings": reasoner.settings.looking()}
+    with ExitStack() as stack:
+        with _writing(out_path):
+            out_path.parent.mkdir(parents=True, exist_ok=True)
+            busy = SettingError(f"{out_path}: another run is writing there; wait for it, or give --out another name")
+            stack.enter_context(locked(out_path.with_name(f".{out_path.name}.lock"), busy))
+            done = _keep_answers(out_path, asked_as)
+        _append(out_path, b"")
+        waiting = [row for row in rows if not _is_done(row, done, video_root, out_path)]
+        resumed, failed, count = len(rows) - len(waiting), 0, 0
+        progress(resumed, len(rows))
+        for record in _records(reasoner, waiting, mode, video_root):
+            if "error" not in record:
+                record["engine"] = engine
+            _append(out_path, _line(record))
+            failed += "error" in record
+            count += 1
+            progress(resumed + count, len(rows))
     return BatchResult(count - failed, resumed, failed)
+
+
+def _is_done(row: Row | RowError, done: Mapping[str, dict[str, Any]], root: Path | None, out_path: Path) -> bool:
+    """Whether there is an answer to this row, and not to another one with its id."""
+    if isinstance(row, RowError) or row.id not in done:
+        return False
+    there, video = done[row.id], row.video_path(root)
+    asked = json.loads(row.to_json_line())
+    differing = sorted(key for key in {*there["row"], *asked} if there["row"].get(key) != asked.get(key))
+    if differing:
+        raise SettingError(
+            f"{out_path}: holds an answer to another row with the id {row.id!r}, with another {', '.join(differing)}; "
+            "give --out another name"
+        )
+    if there["video"] != video:
+        raise SettingError(
+            f"{out_path}: its answer to {row.id!r} is about {there['video']}, and not about {video}; give the "
+            "--video-root of before, or --out another name"
+        )
+    return True
 
 
 @contextmanager
@@ -79,7 +107,8 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SettingError(
-            f"{path}: cannot be written ({error.strerror or error}); give --out a file on a disk that has room"
+            f"{path}: cannot be written ({error.strerror or error}); give --out a file name in a folder that is "
+            "writable and has room"
         ) from error
 
 
@@ -161,13 +190,12 @@ def _load(path: Path) -> list[Row | RowError]:
     return rows
 
 
-def _keep_answers(path: Path, asked_as: dict[str, Any]) -> set[str]:
-    """Ids that the file answers already; a cut last line and error records are taken out of it."""
+def _keep_answers(path: Path, asked_as: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By id, what was answered already; a cut last line and error records are taken out of the file."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return set()
+        return {}
     kept: list[bytes] = []
-    ids: set[str] = set()
+    answered: dict[str, dict[str, Any]] = {}
     # As bytes: a kill may have cut a character in two, and texts may hold what `splitlines` takes for a line end.
     *lines, rest = path.read_bytes().split(b"\n")
     if rest and not _is_cut(rest):
@@ -178,17 +206,26 @@ def _keep_answers(path: Path, asked_as: dict[str, Any]) -> set[str]:
             if record.keys() == {"id", "error"}:
                 continue
             answered_as = {key: record[key] for key in asked_as}
-            ids.add(record["id"])
+            answered[record["id"]] = {"row": dict(record["row"]), "video": record["video"]}
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise SettingError(f"{path}, line {number}: not an answer record; give --out another name") from error
         if answered_as != asked_as:
-            differing = {key: value for key, value in answered_as.items() if value != asked_as[key]}
-            raise SettingError(f"{path}: holds answers given with another {differing}; give --out another name")
+            differing = "; ".join(_differences(answered_as, asked_as))
+            raise SettingError(f"{path}: holds answers given in another way ({differing}); give --out another name")
         kept.append(line)
     if rest or len(kept) != len(lines):
         with replacing(path) as partial:
             partial.write_bytes(b"".join(line + b"\n" for line in kept))
-    return ids
+    return answered
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in {**then, **now}:
+        before, after = then.get(name), now.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after)
+        elif before != after:
+            yield f"{name} {before}, now {after}"
 
 
 def _is_cut(line: bytes) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.fake_engine import SETTINGS, FakeEngine
 from tests.video.films import Recipe
-from videoreasoner.benchmarks.fingerprint import hash_rows
 from videoreasoner.benchmarks.scores import answer_scores, event_scores
+from videoreasoner.fingerprint import hash_rows
 from videoreasoner.reasoner import Reasoner
 from videoreasoner.rows import Row
 

@@ -243,6 +243,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_loaded(
     ask = ("ask", film, "What?", "-o", "red", "-o", "blue")
     for page, word in ((tmp_path, "folder"), (tmp_path / "no" / "page.html", "folder"), (film, "the video")):
         _one_line(run(*ask, "--report", page), str(page), word)
+    _one_line(run("ask", film.as_uri(), "What?", "--report", film), str(film), "the video")
     for flags, word in (
         (("--true-answer", "red"), "--report"),
         (("--true-event", "1", "2"), "--report"),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 import torch
@@ -171,6 +172,32 @@ def test_an_unknown_hub_id_is_refused_when_offline(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     _refused("nobody/no-such-model", "network")
     _refused("not an/id!", "Hugging Face hub")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "device", "budget", "word"),
+    [("qwen3_vl", "cpu", 8, "Qwen3-VL"), ("qwen2_vl", "cpu", 0, "frame_budget"), ("qwen2_vl", "cuda:99", 8, "device")],
+)
+def test_what_cannot_work_downloads_no_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_type: str, device: str, budget: int, word: str
+) -> None:
+    wanted: list[str] = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        wanted.extend(allow_patterns)
+        (tmp_path / "config.json").write_text(
+            json.dumps({"model_type": model_type, "vision_config": {}, "text_config": {}})
+        )
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises((CheckpointError, SettingError), match=word):
+        load_checkpoint("Qwen/Qwen9", device, frame_budget=budget)
+    assert not any("safetensors" in pattern for pattern in wanted)
+    monkeypatch.setattr("videoreasoner.models.checkpoint.read_config", lambda folder: {})
+    with pytest.raises(CheckpointError, match=r"no \.safetensors weights"):
+        load_checkpoint("Qwen/Qwen9", "cpu")
+    assert "*.safetensors" in wanted
 
 
 def _change_config(**values: Any) -> Callable[[Path], None]:

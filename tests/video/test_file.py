@@ -7,6 +7,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
+from itertools import permutations
 from pathlib import Path
 
 import av
@@ -19,6 +21,7 @@ from films import (
     hide_vp8_frames,
     overwrite_packets,
     pack_b_frames,
+    picture,
     straight,
 )
 from hypothesis import given, settings
@@ -317,6 +320,58 @@ def test_two_recordings_in_one_file_are_shown_one_after_the_other(tmp_path: Path
         frames = video.frames_at([3.0, 0.5])
         assert np.array_equal(frames.pixels, [straight(path)[75], straight(path)[12]])
         assert video.problems == []
+
+
+def _recording(folder: Path, rate: int, start: int = 0, b_frames: int = 2) -> Path:
+    """Three seconds of a transport stream whose clock starts at `start` pictures."""
+    options = {"bf": str(b_frames), "g": "10"}
+    stamps = range(start, start + 3 * rate)
+    return Recipe(f"{rate}-{start}.ts", stamps=stamps, tick_s=Fraction(1, rate), options=options).make(folder)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_recordings_with_other_clocks_and_rates_follow_each_other(order: tuple[int, ...], tmp_path: Path) -> None:
+    made = [_recording(tmp_path, 10), _recording(tmp_path, 10, start=400_000), _recording(tmp_path, 5, b_frames=0)]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(made[number].read_bytes() for number in order))
+    steps = [np.full(30, 0.1), np.full(30, 0.1), np.full(15, 0.2)]
+    ends = np.cumsum(np.concatenate([steps[number] for number in order]))
+    with VideoFile(path) as video:
+        assert video.frame_times_s == pytest.approx([0, *ends[:-1]])
+        assert video.duration_s == pytest.approx(9)
+        assert len(video.frames_at(video.frame_times_s)) == 75
+        assert video.problems == []
+
+
+@pytest.mark.parametrize("rate", [10, 30])
+def test_bare_pictures_are_shown_at_the_rate_that_they_state(rate: int, tmp_path: Path) -> None:
+    path = tmp_path / "bare.h264"
+    with av.open(str(_recording(tmp_path, rate))) as source, av.open(str(path), "w") as bare:
+        stream = bare.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                bare.mux(packet)
+    with VideoFile(path) as video:
+        assert video.frame_times_s == pytest.approx(np.arange(3 * rate) / rate)
+        assert video.duration_s == pytest.approx(3)
+
+
+def test_a_small_preview_before_the_film_is_not_the_film(tmp_path: Path) -> None:
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams = []
+        for size in (16, 64):
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
+            streams.append((stream, size))
+        for stream, size in streams:
+            for number in range(1 if size == 16 else 10):
+                frame = av.VideoFrame.from_ndarray(picture(number, size, size), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    with VideoFile(path) as video:
+        assert (video.width, video.height, len(video.frame_times_s)) == (64, 64, 10)
 
 
 def test_a_film_that_changes_size_keeps_its_first_size(tmp_path: Path) -> None:

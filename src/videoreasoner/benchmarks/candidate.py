@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import transformers
 
-from videoreasoner.benchmarks.fingerprint import hash_checkpoint
 from videoreasoner.errors import SettingError
+from videoreasoner.fingerprint import hash_checkpoint
 from videoreasoner.models.checkpoint import find_folder
 from videoreasoner.reasoner import Reasoner
 from videoreasoner.settings import Settings

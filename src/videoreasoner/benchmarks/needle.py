@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
 
-from videoreasoner.benchmarks.fingerprint import hash_rows
 from videoreasoner.benchmarks.results import Metrics
 from videoreasoner.benchmarks.synthetic import DEFAULT_SEED, FilmBenchmark, held_out_settings, made_films
 from videoreasoner.errors import SettingError
+from videoreasoner.fingerprint import hash_rows
 from videoreasoner.metrics import Estimate
 from videoreasoner.rows import Row
 from videoreasoner.synthetic.film import FilmSettings

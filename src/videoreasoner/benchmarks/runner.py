@@ -12,26 +12,25 @@ The last two are small and say all that a table or a comparison needs.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from videoreasoner.benchmarks.benchmark import Benchmark, Candidate
-from videoreasoner.benchmarks.fingerprint import hash_data
 from videoreasoner.benchmarks.parts import Errand, Part, Progress, answer_parts, divide
 from videoreasoner.benchmarks.results import Metrics, as_data, from_data, result, summarise
 from videoreasoner.errors import EvaluationError, SettingError
-from videoreasoner.files import replacing
+from videoreasoner.files import locked, replacing
+from videoreasoner.fingerprint import hash_data
 from videoreasoner.reasoner import MODES
 
 RUN_FILE, RESULTS_FILE, SUMMARY_FILE = "run.json", "results.jsonl", "summary.json"
@@ -100,12 +99,11 @@ def run(
     check_how(mode, workers)
     candidate_identity = candidate.identity()
     identity = {"benchmark": benchmark.name, "data_hash": benchmark.data_hash, "mode": mode, **candidate_identity}
-    with _writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / _LOCK_FILE).open("w")
-    with lock:
-        _hold(lock, out)
+    with ExitStack() as stack:
         with _writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            busy = EvaluationError(f"{out}: another run is writing there; wait for it, or give --out another")
+            stack.enter_context(locked(out / _LOCK_FILE, busy))
             parts = _parts(benchmark, out, identity, films_a_part)
         asked = answer_parts(Errand(candidate, mode, benchmark.video_root), parts, workers, progress)
         with _writing(out):
@@ -154,14 +152,6 @@ def _writing(out: Path) -> Iterator[None]:
         raise EvaluationError(
             f"{out}: cannot be used ({error.strerror or error}); give --out a folder that is writable and has room"
         ) from error
-
-
-def _hold(lock: IO[str], out: Path) -> None:
-    """Two runs must not write into one folder. The lock of a killed process is gone with it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise EvaluationError(f"{out}: another run is writing there; wait for it, or give --out another") from error
 
 
 def _parts(benchmark: Benchmark, out: Path, identity: dict[str, Any], films_a_part: int) -> list[Part]:

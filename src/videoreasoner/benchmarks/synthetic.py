@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from videoreasoner.benchmarks.fingerprint import hash_data, hash_rows
 from videoreasoner.benchmarks.scores import answer_scores, event_scores, key_element_scores
 from videoreasoner.errors import SettingError
+from videoreasoner.fingerprint import hash_data, hash_rows
 from videoreasoner.rows import Row
 from videoreasoner.spans import Span, best_iou
 from videoreasoner.synthetic import film

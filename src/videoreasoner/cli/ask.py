@@ -114,9 +114,12 @@ def ask(
 
 
 def _check_report(report: Path, video: str) -> None:
+    from videoreasoner.video.opening import local_path
+
     if report.is_dir() or not report.parent.is_dir():
         raise SettingError(f"--report {report}: give a file name in a folder that exists")
-    if report.exists() and Path(video).exists() and report.samefile(video):
+    film = local_path(video)
+    if film is not None and report.exists() and report.samefile(film):
         raise SettingError(f"--report {report}: that is the video; give the page a name of its own")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,5 +100,9 @@ class Engine(Protocol):
 
     name: str
     settings: Settings
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its answers, beside settings and prompts, as plain data."""
+        ...
 
     def open(self, video: VideoReader) -> ClipSession: ...

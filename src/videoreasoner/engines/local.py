@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from videoreasoner.engines.engine import Completion, Reply
+from videoreasoner.fingerprint import hash_checkpoint
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.models.clip_features import ClipFeatures, EncodedClip
 from videoreasoner.models.decoding import TreeDecoder
@@ -48,6 +50,15 @@ class LocalEngine:
     def from_pretrained(cls, name: str, device: str = "auto", dtype: torch.dtype | None = None) -> LocalEngine:
         """See `load_checkpoint`."""
         return cls(load_checkpoint(name, device, dtype))
+
+    def identity(self) -> dict[str, Any]:
+        """See `Engine.identity`. Reads all files of the checkpoint."""
+        folder = self.checkpoint.folder
+        return {
+            "model": self.name,
+            "model_hash": None if folder is None else hash_checkpoint(folder),
+            "constrain_event": self.constrain_event,
+        }
 
     @cached_property
     def event_grammar(self) -> TokenTrie:

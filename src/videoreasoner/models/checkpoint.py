@@ -21,7 +21,8 @@ FAMILIES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
 }
-_WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+_WEIGHTS = "*.safetensors"
+_SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
 # transformers reports a bad folder by any of these; none of them is a defect of ours.
 _LOADING_ERRORS = (
     ArithmeticError,
@@ -47,6 +48,7 @@ class Checkpoint:
         encoder: tokenizer and prompts.
         patches: geometry of the vision tower's input.
         tokens_per_second: temporal resolution of its positions; None counts pairs (Qwen2-VL).
+        folder: where it was loaded from; None for a model that was made in memory.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Checkpoint:
     settings: Settings
     patches: PatchSettings
     tokens_per_second: float | None
+    folder: Path | None = None
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -74,8 +77,12 @@ class Checkpoint:
         return tuple({i for i in ids if i is not None and 0 <= i < rows} | set(beyond))
 
 
-def find_folder(name: str | Path) -> Path:
+def find_folder(name: str | Path, *, weights: bool = True) -> Path:
     """The folder of a shipped checkpoint, a path, or a Hugging Face id (downloaded, or from its cache).
+
+    Args:
+        name: of the checkpoint, or of a text-image encoder.
+        weights: whether they are to be downloaded, too, where the name is an id.
 
     Raises:
         CheckpointError: there is no such thing, or the hub cannot be reached.
@@ -100,7 +107,7 @@ def find_folder(name: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(text, allow_patterns=_WANTED_FILES))
+        return Path(snapshot_download(text, allow_patterns=[*_SMALL_FILES, *([_WEIGHTS] if weights else [])]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{text}: not a folder here, and not to be had from the Hugging Face hub "
@@ -109,10 +116,10 @@ def find_folder(name: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The checkpoint's config.json, after checking that the folder can be loaded.
+    """The checkpoint's config.json, after checking that it describes a model that can be loaded.
 
     Raises:
-        CheckpointError: no checkpoint, an unsupported family, or weights that are not safetensors.
+        CheckpointError: no checkpoint, or an unsupported family.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -134,12 +141,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         isinstance(config.get("text_config"), dict) or "hidden_size" in config
     ):
         raise CheckpointError(f"{path}: not a model configuration (it does not describe both vision and text model)")
-    if not any(folder.glob("*.safetensors")) or _pickled_shards(folder):
+    return config
+
+
+def _check_weights(folder: Path) -> None:
+    if not any(folder.glob(_WEIGHTS)) or _pickled_shards(folder):
         raise CheckpointError(
             f"{folder}: no .safetensors weights; pickled weights are refused, because loading them runs code. "
             "Convert them with save_pretrained(..., safe_serialization=True) where you trust them"
         )
-    return config
 
 
 def _pickled_shards(folder: Path) -> set[str]:
@@ -192,12 +202,15 @@ def load_checkpoint(
 
     from videoreasoner.models.attention import IMPLEMENTATION
 
-    folder = find_folder(name)
-    config = read_config(folder)
-    settings = Settings.load(folder).changed(**overrides)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Whatever can be wrong is looked at before gigabytes are downloaded.
     _check_device(device)
+    described = find_folder(name, weights=False)
+    config = read_config(described)
+    settings = Settings.load(described).changed(**overrides)
+    folder = find_folder(name)
+    _check_weights(folder)
     if dtype is None:
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
     family = getattr(transformers, FAMILIES[config["model_type"]])
@@ -235,6 +248,7 @@ def load_checkpoint(
         settings,
         patches,
         float(vision.tokens_per_second) if config["model_type"] == "qwen2_5_vl" else None,
+        folder,
     )
     # What is trained here ends its turns, base weights end texts, and other engines stop where a saved folder says.
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -11,14 +10,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from videoreasoner.errors import SettingError
-from videoreasoner.files import replacing
+from videoreasoner.files import locked, replacing
 from videoreasoner.processes import end_with_parent
 
 _GRACE_S = 5.0
@@ -135,16 +134,14 @@ class Ledger:
         Raises:
             SettingError: another call is at work there, or the folder cannot be written.
         """
-        try:
-            for folder in (self._records, self._logs):
-                folder.mkdir(parents=True, exist_ok=True)
-            lock = (self._records / ".lock").open("w")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SettingError(f"{self._records.parent}: another call is at work there; wait for it") from error
-        except OSError as error:
-            raise self._unusable(error) from error
-        with lock:
+        busy = SettingError(f"{self._records.parent}: another call is at work there; wait for it")
+        with ExitStack() as stack:
+            try:
+                for folder in (self._records, self._logs):
+                    folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self._records / ".lock", busy))
+            except OSError as error:
+                raise self._unusable(error) from error
             yield
 
     def _unusable(self, error: OSError) -> SettingError:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from videoreasoner.benchmarks.fingerprint import hash_data
+from videoreasoner.fingerprint import hash_data
 from videoreasoner.reproduction.jobs import Job
 from videoreasoner.reproduction.recipe import Arm, FilmSet, Kind, Mode, Reproduction
 from videoreasoner.training.recipe import FREE_FIELDS

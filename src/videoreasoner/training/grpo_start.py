@@ -105,7 +105,7 @@ def rewards_of(recipe: GrpoRecipe) -> Rewards:
     """
     more = {}
     if KEY_ELEMENT_RETRIEVAL in recipe.rewards:
-        settings = Settings.load(find_folder(recipe.model_name_or_path)).changed(**recipe.settings)
+        settings = Settings.load(find_folder(recipe.model_name_or_path, weights=False)).changed(**recipe.settings)
         name = recipe.reward_encoder or settings.encoder
         if name in (None, "none"):
             raise SettingError(

@@ -74,7 +74,7 @@ def read_model(recipe: Recipe) -> Model:
         settings = Settings().changed(**recipe.settings)
         patches = PatchSettings(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
         return Model(shape, settings, patches, None)
-    folder = find_folder(name)
+    folder = find_folder(name, weights=False)
     settings = Settings.load(folder).changed(**recipe.settings)
     try:
         shape = config_shape(json.loads((folder / "config.json").read_text()))

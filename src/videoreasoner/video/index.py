@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,10 @@ from numpy.typing import NDArray
 
 # How Matroska's tags write a length.
 _CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
+# Streams that are cut and joined byte by byte: cameras and segments of broadcasts start their clocks anew.
+_JOINABLE = ("mpegts", "mpeg", "hls")
+# A longer step forward is another recording, as in FFmpeg's `-dts_delta_threshold`.
+_LONGEST_STEP_S = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +168,13 @@ def _is_hidden_vp8(packet: Packet[VideoStream]) -> bool:
 
 
 def _table(entries: list[_Entry], stream: VideoStream, first_stamp: int | None) -> FrameIndex:
-    shown = [entry for entry in entries if entry.is_shown]
     tick_s = stream.time_base or Fraction(1)
     frame_ticks = _frame_ticks(stream)
     no_keys = np.empty((0, 2), np.int64)
+    is_joined = False
+    if stream.container.format.name in _JOINABLE:
+        entries, is_joined = _joined(entries, round(_LONGEST_STEP_S / tick_s), frame_ticks)
+    shown = [entry for entry in entries if entry.is_shown]
 
     ordered = [entry.dts for entry in entries if entry.dts is not None]
     jumps_back = any(later < earlier for earlier, later in pairwise(ordered))
@@ -178,6 +185,9 @@ def _table(entries: list[_Entry], stream: VideoStream, first_stamp: int | None) 
         if first_stamp is not None:
             stamps = stamps[stamps >= first_stamp]
         length = last.duration if last else 0
+        if is_joined:
+            # Seeking goes by the stamps in the file, which several recordings share.
+            return FrameIndex(stamps, _end(stamps, length, frame_ticks), tick_s, no_keys, counted=True)
         keys = sorted(
             (entry.pts, entry.pts if entry.dts is None else entry.dts)
             for entry in entries
@@ -197,8 +207,54 @@ def _table(entries: list[_Entry], stream: VideoStream, first_stamp: int | None) 
         length = shown[-1].duration if shown else 0
         return FrameIndex(stamps, _end(stamps, length, frame_ticks), tick_s, no_keys, counted=True)
 
+    # A bare stream of pictures has no stamps, and FFmpeg guesses its average rate.
+    if shown and all(entry.duration > 0 for entry in shown):
+        *starts, end = accumulate((entry.duration for entry in shown), initial=0)
+        return FrameIndex(np.array(starts, np.int64), end, tick_s, no_keys, counted=True)
     stamps = np.arange(len(shown), dtype=np.int64)
     return FrameIndex(stamps, len(shown), 1 / _rate(stream), no_keys, counted=True)
+
+
+def _joined(entries: list[_Entry], longest_step: int, frame_ticks: int) -> tuple[list[_Entry], bool]:
+    """The packets of recordings that were joined, each recording moved to where the one before leaves the screen.
+
+    Args:
+        entries: in the order of the file.
+        longest_step: ticks between the decoding of two packets of one recording, beyond the first one's length.
+        frame_ticks: length of a packet that does not state it.
+
+    Returns:
+        The packets, and whether there are several recordings.
+    """
+    recordings: list[list[_Entry]] = [[]]
+    before: _Entry | None = None
+    for entry in entries:
+        if entry.dts is not None:
+            if entry.pts is not None and entry.pts < entry.dts:
+                # Nothing is shown before it is decoded: FFmpeg made it up, as it does between two recordings.
+                entry = entry._replace(dts=entry.pts)
+            if before is not None and before.dts is not None and entry.dts is not None:
+                step = entry.dts - before.dts
+                if not 0 <= step <= longest_step + (before.duration or frame_ticks):
+                    recordings.append([])
+            before = entry
+        recordings[-1].append(entry)
+    moved: list[_Entry] = []
+    end: int | None = None
+    for recording in recordings:
+        starts = [entry.pts for entry in recording if entry.pts is not None and entry.is_shown]
+        shift = end - min(starts) if starts and end is not None else 0
+        placed = [
+            entry._replace(
+                pts=None if entry.pts is None else entry.pts + shift,
+                dts=None if entry.dts is None else entry.dts + shift,
+            )
+            for entry in recording
+        ]
+        ends = [entry.pts + (entry.duration or frame_ticks) for entry in placed if entry.pts is not None]
+        end = max(ends, default=end)
+        moved += placed
+    return moved, len(recordings) > 1
 
 
 def _rate(stream: VideoStream) -> Fraction:

@@ -26,7 +26,7 @@ TIMEOUT_S = 30.0
 
 
 def open_stream(source: str, threads: int, *, decodes_ahead: bool = True) -> tuple[InputContainer, VideoStream]:
-    """Open a film and its first video stream that is not a cover picture.
+    """Open a film and its largest video stream that is not a cover picture; the first of several of that size.
 
     Args:
         source: a path or URL.
@@ -48,13 +48,19 @@ def open_stream(source: str, threads: int, *, decodes_ahead: bool = True) -> tup
     if not streams:
         container.close()
         raise VideoError(f"{source}: it holds no video; name a file with pictures in it.")
-    stream = streams[0]
+    # A small preview may stand before the film itself.
+    stream = max(streams, key=_area)
     if stream.codec_context is None:
         container.close()
         raise VideoError(f"{source}: FFmpeg has no decoder for its video; convert it to mp4 (H.264).")
     stream.codec_context.thread_count = threads
     stream.codec_context.thread_type = "AUTO" if decodes_ahead and threads > 1 else "SLICE"
     return container, stream
+
+
+def _area(stream: VideoStream) -> int:
+    # Without a decoder there is no size.
+    return stream.width * stream.height if stream.codec_context is not None else -1
 
 
 def packets_from(
@@ -94,14 +100,19 @@ def _refusal(address: str, is_local: bool, error: FFmpegError) -> str:
     return f"FFmpeg cannot read it as a video ({error.strerror}); get it again in full, or convert it to mp4 (H.264)."
 
 
+def local_path(source: str) -> str | None:
+    """The file on this machine that a path or URL names; None where it is elsewhere."""
+    if "://" not in source:
+        return source
+    url = urlsplit(source)
+    return unquote(url.path) if url.scheme == "file" else None
+
+
 def _address(source: str) -> tuple[str, bool]:
     """What FFmpeg is to open, and whether that is a file on this machine."""
-    path = source
-    if "://" in source:
-        url = urlsplit(source)
-        if url.scheme != "file":
-            return source, False
-        path = unquote(url.path)
+    path = local_path(source)
+    if path is None:
+        return source, False
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:

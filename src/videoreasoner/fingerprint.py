@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from videoreasoner.errors import EvaluationError
+from videoreasoner.errors import CheckpointError, EvaluationError, VideoReasonerError
 from videoreasoner.rows import Row
 
 # Hexadecimal digits that are kept: enough to tell any two apart, few enough to read.
@@ -33,18 +33,22 @@ def hash_rows(rows: Sequence[Row], video_root: Path) -> str:
     """
     lines = sorted(row.to_json_line() for row in rows)
     videos = sorted({row.video for row in rows})
-    return hash_data([lines, [[video, _hash_file(video_root / video)] for video in videos]])
+    return hash_data([lines, [[video, _hash_file(video_root / video, EvaluationError)] for video in videos]])
 
 
 def hash_checkpoint(folder: Path) -> str:
-    """Of the files that decide what a checkpoint, or a text-image encoder, answers; not of its place."""
+    """Of the files that decide what a checkpoint, or a text-image encoder, answers; not of its place.
+
+    Raises:
+        CheckpointError: a file of it cannot be read.
+    """
     paths: Iterable[Path] = {path for pattern in _CHECKPOINT_FILES for path in folder.glob(pattern)}
-    return hash_data([[path.name, _hash_file(path)] for path in sorted(paths)])
+    return hash_data([[path.name, _hash_file(path, CheckpointError)] for path in sorted(paths)])
 
 
-def _hash_file(path: Path) -> str:
+def _hash_file(path: Path, kind: type[VideoReasonerError]) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise EvaluationError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+        raise kind(f"{path}: cannot be read ({error.strerror or error}); check the path") from error

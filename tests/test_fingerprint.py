@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from videoreasoner.benchmarks.candidate import LocalCandidate
-from videoreasoner.benchmarks.fingerprint import hash_checkpoint, hash_rows
 from videoreasoner.errors import EvaluationError, SettingError
+from videoreasoner.fingerprint import hash_checkpoint, hash_rows
 from videoreasoner.models.checkpoint import SHIPPED
 from videoreasoner.rows import Row
 
