@@ -220,3 +220,9 @@ def test_keyframes_are_taken_where_the_settings_say_so(checkpoint: Checkpoint, d
         clip = seen.read(4096)
         assert clip is not None
         assert np.array_equal(clip.times_s, film.frames_at(expected.times_s).times_s)
+
+
+def test_sources_of_other_files_have_other_names() -> None:
+    names = {Source(dataset="json", data_files=file, split=split).name for file in "ab" for split in ("train", "test")}
+    assert names == {"json:a:train", "json:a:test", "json:b:train", "json:b:test"}
+    assert Source(dataset="some/rows").name == "some/rows:train"

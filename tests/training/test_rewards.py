@@ -19,6 +19,7 @@ from videoreasoner.spans import Span, iou
 from videoreasoner.tasks import Task, event_text
 from videoreasoner.training.retrieval_reward import KeyElementRetrieval
 from videoreasoner.training.rewards import Reward, Rewards, TaskReward, load_rewards
+from videoreasoner.video.file import VideoFile
 
 EVENT_8_16 = event_text(Span(8, 16), DURATION_S)
 PAPER = load_rewards({"event_iou": 1.0, "event_format": 1.0, "accuracy": 1.0})
@@ -189,6 +190,7 @@ def test_a_file_that_does_not_compile_is_named(tmp_path) -> None:
         (lambda **_: None, "reward f, row row-0: raised TypeError"),
         (lambda **_: [1 / 0], "reward f, row row-0: raised ZeroDivisionError: division by zero"),
         (lambda **columns: columns["nothing"], "reward f, row row-0: raised KeyError"),
+        (lambda **_: VideoFile("gone.mp4"), "reward f, row row-0: raised VideoError: gone.mp4: no such file"),
         (lambda **_: [None], "row row-0: no reward (f) concerns its completion of the task answer"),
     ],
 )

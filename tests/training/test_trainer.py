@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+from transformers.quantizers.quantizers_utils import should_convert_module
 
+from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl
 from tests.training.toy import make_data, make_model, recipe_content
 from videoreasoner.errors import RowError, SettingError, TrainingError, VideoReasonerError
 from videoreasoner.models.checkpoint import load_checkpoint
@@ -19,10 +21,14 @@ from videoreasoner.reasoner import Reasoner
 from videoreasoner.rows import read_rows
 from videoreasoner.tasks import EVENT_TOKENS, Task
 from videoreasoner.training import cold_start
+from videoreasoner.training.adapters import UNQUANTISED
 from videoreasoner.training.cold_start import ColdStartTrainer, train_cold_start
-from videoreasoner.training.recipe import ColdStartRecipe, parse_recipe
+from videoreasoner.training.dry_run import Hardware, dry_run_report
+from videoreasoner.training.folder import RunFolder
+from videoreasoner.training.recipe import ColdStartRecipe, loses_updates, parse_recipe
 from videoreasoner.training.samples import read_back
-from videoreasoner.training.start import carry_out, prepare, progress
+from videoreasoner.training.sources import Skipped
+from videoreasoner.training.start import carry_out, prepare, progress, training_arguments
 
 FAMILIES = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
 
@@ -213,6 +219,60 @@ def test_what_is_read_back_of_a_sample(folder: Path) -> None:
     assert read_back(row, Task.THINK, f"It is A or B. </think> {row.answer}", 4.0) == (True, 1.0)
     assert read_back(row, Task.THINK, "It is A or B. </think> I do not know", 4.0) == (False, 0.0)
     assert read_back(row, Task.THINK, row.answer or "", 4.0) == (False, 0.0)
+
+
+def test_held_out_rows_that_cannot_be_read_are_left_out_and_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (folder / "data" / "plain.jsonl").read_text().splitlines(keepends=True)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no film")
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text(json.dumps({**json.loads(lines[0]), "id": "bad", "video": str(broken)}) + "\n" + "".join(lines))
+    eval_data = [{"path": str(held_out), "video_root": str(folder / "data")}]
+    out = train(content_for(folder, tmp_path / "out", eval_data=eval_data, eval_rows=2, max_steps=1))
+    sampled = {json.loads(line)["row"] for line in (out / "samples.jsonl").read_text().splitlines()}
+    assert sampled == {json.loads(line)["id"] for line in lines[:2]}
+    assert f"eval_data: {held_out}, row bad is left out: {broken}" in capsys.readouterr().err
+
+
+def test_bfloat16_weights_are_trained_where_float32_ones_stand_beside_them_alone(folder: Path, tmp_path: Path) -> None:
+    content = content_for(folder, tmp_path / "out", dtype="bfloat16")
+    recipe = parse_recipe(content, ColdStartRecipe)
+    with pytest.raises(SettingError, match=r"lose most updates .*zero2\.yaml"):
+        prepare(recipe)
+    assert not (tmp_path / "out").exists()
+    for strategy, refused in (("ddp", True), ("zero2", False), ("fsdp2", False)):
+        assert ("CANNOT RUN" in dry_run_report(recipe, Hardware(strategy=strategy))) == refused
+    assert prepare(parse_recipe({**content, "lora": {"r": 4}}, ColdStartRecipe))
+    assert not loses_updates(recipe, is_split=True)
+
+
+def test_fields_of_transformers_that_we_set_can_be_set_otherwise(folder: Path, tmp_path: Path) -> None:
+    trainer = {"use_cpu": True, "dataloader_pin_memory": False, "ddp_find_unused_parameters": True}
+    args = training_arguments(parse_recipe(content_for(folder, tmp_path, trainer=trainer), ColdStartRecipe))
+    assert {name: getattr(args, name) for name in trainer} == trainer
+
+
+def test_texts_that_are_no_text_do_not_break_the_logs(tmp_path: Path) -> None:
+    """Half a character has no UTF-8; the others are line ends to `str.splitlines`."""
+    odd = "\ud83d \u2028 \u2029 \x85"
+    run = RunFolder(tmp_path)
+    run.append("rollouts.jsonl", {"step": 1, "question": odd}, {"step": 2, "question": odd})
+    run.rewind(1)
+    [line] = (tmp_path / "rollouts.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 1, "question": odd}
+    skipped = [Skipped(odd, odd, odd)]
+    run.write_skipped(skipped)
+    assert run.read_skipped() == skipped
+
+
+@pytest.mark.parametrize("make", [random_qwen2_vl, random_qwen2_5_vl])
+def test_quantised_adapters_leave_the_vision_tower_and_the_output_layer_as_they_are(make: Any) -> None:
+    linear = {name for name, module in make(tied=False).named_modules() if isinstance(module, torch.nn.Linear)}
+    quantised = {name for name in linear if should_convert_module(name, list(UNQUANTISED))}
+    assert quantised
+    assert linear - quantised == {name for name in linear if "visual" in name or name == "lm_head"}
 
 
 def test_thinking_is_taught_where_it_is_listed_and_judged_by_the_answer(folder: Path, tmp_path: Path) -> None:

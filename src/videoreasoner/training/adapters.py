@@ -13,6 +13,9 @@ from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.tasks import EVENT_TOKENS
 from videoreasoner.training.recipe import Lora, Recipe
 
+UNQUANTISED = ("model.visual", "lm_head")
+"""Modules that QLoRA leaves as they are: they lose most, and weigh least. Names begin with one of these."""
+
 
 def quantisation(lora: Lora | None) -> Any:
     """How base weights are quantised under adapters (QLoRA, arXiv 2305.14314); None: not at all.
@@ -38,8 +41,7 @@ def quantisation(lora: Lora | None) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        # The vision tower and the output layer lose most, and weigh least.
-        llm_int8_skip_modules=["visual", "lm_head"],
+        llm_int8_skip_modules=list(UNQUANTISED),
     )
 
 

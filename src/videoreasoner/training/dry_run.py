@@ -22,7 +22,7 @@ from videoreasoner.training.memory import (
     estimate,
     trained_parameters,
 )
-from videoreasoner.training.recipe import Recipe
+from videoreasoner.training.recipe import LOST_UPDATES, Recipe, loses_updates
 from videoreasoner.training.row_sizes import Model, RowSize, read_data, read_model
 
 # What a GPU holds beside tensors: the CUDA context, workspaces, and gaps between blocks.
@@ -55,7 +55,9 @@ class Hardware:
 def planned_method(recipe: Recipe, hardware: Hardware) -> Method:
     """How the recipe trains on that hardware. DeepSpeed and FSDP compute in bfloat16 by our profiles."""
     is_split = hardware.strategy != "ddp"
-    weight_bytes = 2 if recipe.dtype == "bfloat16" else 4
+    # FSDP keeps what it trains in float32 alone.
+    is_upcast = hardware.strategy == "fsdp2" and recipe.lora is None
+    weight_bytes = 2 if recipe.dtype == "bfloat16" and not is_upcast else 4
     return Method(
         cast(Strategy, hardware.strategy),
         hardware.devices or 1,
@@ -65,6 +67,11 @@ def planned_method(recipe: Recipe, hardware: Hardware) -> Method:
         recipe.freeze_vision,
         recipe.gradient_checkpointing,
     )
+
+
+def precision_notes(recipe: Recipe, hardware: Hardware) -> list[str]:
+    """What stands against training with these weights on that hardware."""
+    return [f"CANNOT RUN: {LOST_UPDATES}"] if loses_updates(recipe, hardware.strategy != "ddp") else []
 
 
 def step_shape(sizes: Sequence[RowSize], rows: int, is_shared: bool = True) -> StepShape:
@@ -120,6 +127,7 @@ def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
         f"{recipe.model_name_or_path}: {model.shape.parameters / GB:.2f} B parameters, "
         f"{trained_parameters(model.shape, method) / GB:.3f} B of them trained",
         *data.notes,
+        *precision_notes(recipe, hardware),
         f"rows: {data.counts}; {steps_text(steps)} of {step_rows} rows",
         *_tokens(data.sizes, data.looked_into, is_guess=model.encoder is None),
         f"memory of one of {method.devices} device(s), {hardware.strategy}, at the longest row:",

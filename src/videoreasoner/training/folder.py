@@ -136,7 +136,8 @@ class RunFolder:
     def append(self, name: str, *records: dict[str, Any]) -> None:
         """Add lines to one of the logs."""
         with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+            # In ASCII: texts may hold half characters, which have no UTF-8, and what `splitlines` takes for line ends.
+            file.write("".join(json.dumps(record) + "\n" for record in records))
 
     def write_skipped(self, skipped: Sequence[Skipped]) -> None:
         with replacing(self.path / "skipped.jsonl") as temporary:

@@ -11,6 +11,7 @@ from videoreasoner.training.dry_run import (
     in_use_gb,
     measured_rate,
     planned_method,
+    precision_notes,
     steps_text,
 )
 from videoreasoner.training.grpo_recipe import GrpoRecipe
@@ -45,6 +46,7 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
         f"{recipe.model_name_or_path}: {model.shape.parameters / GB:.2f} B parameters"
         f"{', and as many of the reference' if has_reference else ''}",
         *data.notes,
+        *precision_notes(recipe, hardware),
         f"rows: {data.counts}; {steps_text(steps)} of {step_rows} rows and {step_rows * completions} completions",
         f"longest prompt: {longest.total} tokens, {longest.visual} of them visual ({len(data.sizes)} rows and "
         f"{data.looked_into} films looked into)",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from videoreasoner.errors import QuestionError, RowError, SettingError, VideoError
 from videoreasoner.models.checkpoint import Checkpoint, find_folder, load_checkpoint
 from videoreasoner.models.positions import ClipTokens
+from videoreasoner.processes import end_with_parent
 from videoreasoner.retrieval.encoder import OPEN_CLIP_PREFIX, load_encoder
 from videoreasoner.rows import Row
 from videoreasoner.settings import Settings
@@ -51,6 +52,7 @@ class QueryDataset(RowDataset):
         self.first = 0
 
     def __getitem__(self, index: int) -> Query | Skipped:  # type: ignore[override]
+        end_with_parent()
         rows, row = self.rows[self.order[self.first + index]]
         try:
             return self.queries.example(rows.name, row, row.video_path(rows.video_root))

@@ -45,7 +45,7 @@ class Source(_Strict):
     @property
     def name(self) -> str:
         """What messages and counts call it."""
-        return self.path or f"{self.dataset}:{self.split}"
+        return self.path or ":".join(filter(None, (self.dataset, self.data_files, self.split)))
 
 
 class Lora(_Strict):
@@ -69,7 +69,9 @@ class Recipe(_Strict):
     resume_from_checkpoint: str | None = Field(
         None, description="a checkpoint folder of another run to go on from, when output_dir holds none"
     )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights; bf16 below is separate")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the weights; bf16 below is separate; bfloat16 needs lora, DeepSpeed or FSDP"
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="fields of videoreasoner.json that replace the model's: frame_budget ..."
     )
@@ -154,9 +156,28 @@ FREE_FIELDS = frozenset(
         "output_dir", "resume_from_checkpoint", "video_root", "max_skipped_fraction", "decode_time_limit_s",
         "frame_cache_dir", "frame_cache_gb", "dataloader_num_workers", "logging_steps", "save_steps",
         "per_device_train_batch_size", "gradient_accumulation_steps",
-        "save_total_limit", "eval_steps", "eval_rows", "eval_data", "report_to", "run_name",
+        "save_total_limit", "eval_steps", "eval_rows", "eval_data", "report_to", "run_name", "gradient_checkpointing",
+        "rollout_batch_size", "recorded_rollouts", "log_completions", "num_completions_to_print", "alarm_steps",
     }
 )  # fmt: skip
+
+
+LOST_UPDATES = (
+    "dtype: bfloat16 weights lose most updates to rounding unless DeepSpeed or FSDP keep float32 ones beside them; "
+    "launch with recipes/accelerate/zero2.yaml, zero3.yaml or fsdp2.yaml, or set dtype=float32 (bf16: true computes in "
+    "bfloat16 all the same)"
+)
+
+
+def loses_updates(recipe: Recipe, is_split: bool) -> bool:
+    """Whether `LOST_UPDATES` is true of a run: at usual learning rates, a step is below a bfloat16 weight's last bit.
+
+    (Mixed Precision Training, arXiv 1710.03740, section 3.1.) Adapters are float32.
+
+    Args:
+        is_split: DeepSpeed or FSDP trains.
+    """
+    return recipe.dtype == "bfloat16" and recipe.lora is None and not is_split
 
 
 def load_recipe(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> R:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from videoreasoner.errors import RewardError, SettingError
+from videoreasoner.errors import RewardError, SettingError, VideoReasonerError
 from videoreasoner.rows import Row
 from videoreasoner.spans import best_iou
 from videoreasoner.tasks import Task, judged_by, parse_choice, parse_event, stated_answer
@@ -238,7 +238,7 @@ class Rewards:
                         **columns,
                     )
                 )
-            except _FOREIGN_ERRORS as error:
+            except (*_FOREIGN_ERRORS, VideoReasonerError) as error:
                 raise RewardError(
                     f"reward {name}, row {row.id}: raised {type(error).__name__}: {error}; "
                     "mend the function, or take it out of `rewards`"

@@ -6,8 +6,9 @@ Greedy, without the event grammar, on a few held-out rows: the parse rate is wha
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,14 +16,15 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, gather_object
 from transformers import TrainerCallback
 
+from videoreasoner.errors import QuestionError, RowError, VideoError
 from videoreasoner.models.checkpoint import Checkpoint
 from videoreasoner.models.decoding import TreeDecoder
 from videoreasoner.models.forest import Leaf
 from videoreasoner.rows import Row
 from videoreasoner.spans import best_iou
 from videoreasoner.tasks import Task, judged_by, parse_choice, parse_event, parse_key_elements, stated_answer
-from videoreasoner.training.dataset import Example
-from videoreasoner.training.sources import read_sources
+from videoreasoner.training.dataset import Example, Lessons
+from videoreasoner.training.sources import Rows, read_sources
 from videoreasoner.video.patches import patchify
 
 
@@ -160,11 +162,21 @@ class OutputSampler(TrainerCallback):
             recipe, args = self.run.recipe, self.run.args
             tasks = list(dict.fromkeys(map(judged_by, recipe.tasks)))
             sources = read_sources(recipe.eval_data, tasks, recipe.video_root)
-            rows = [(rows, row) for rows in sources for row in rows.rows][: recipe.eval_rows]
+            rows = [(rows, row) for rows in sources for row in rows.rows]
             lessons = replace(self.run.dataset.lessons, tasks=tasks)
+            wanted = len(range(args.process_index, recipe.eval_rows, args.world_size))
             mine = rows[args.process_index :: args.world_size]
-            self._examples = [lessons.example(s.name, row, row.video_path(s.video_root)) for s, row in mine]
+            self._examples = list(islice(_usable(lessons, mine), wanted))
         return self._examples
+
+
+def _usable(lessons: Lessons, rows: Sequence[tuple[Rows, Row]]) -> Iterator[Example]:
+    """Examples of the rows that can be used; the others are named on stderr, because training needs none of them."""
+    for source, row in rows:
+        try:
+            yield lessons.example(source.name, row, row.video_path(source.video_root))
+        except (RowError, QuestionError, VideoError) as error:
+            print(f"eval_data: {source.name}, row {row.id} is left out: {error}", file=sys.stderr)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -141,7 +141,5 @@ def _why_not(row: Row, tasks: Sequence[Task], root: str | None, needs_videos: bo
 
 
 def skipped_lines(skipped: Sequence[Skipped]) -> str:
-    """Lines of `skipped.jsonl`."""
-    return "".join(
-        json.dumps({"source": s.source, "row": s.row, "reason": s.reason}, ensure_ascii=False) + "\n" for s in skipped
-    )
+    """Lines of `skipped.jsonl`, in ASCII as those of the other logs."""
+    return "".join(json.dumps({"source": s.source, "row": s.row, "reason": s.reason}) + "\n" for s in skipped)

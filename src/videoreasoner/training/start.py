@@ -23,7 +23,7 @@ from videoreasoner.training.frames import ClipReader
 from videoreasoner.training.metrics import MetricsFile
 from videoreasoner.training.order import RowOrder, steps_in_all
 from videoreasoner.training.progress import ProgressBar
-from videoreasoner.training.recipe import Recipe
+from videoreasoner.training.recipe import LOST_UPDATES, Recipe, loses_updates
 from videoreasoner.training.samples import OutputSampler
 from videoreasoner.training.sources import read_sources
 from videoreasoner.training.trainer import Run, TreeTrainer, check_skipped
@@ -73,14 +73,9 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     if recipe.gradient_checkpointing:
         # The kind that lets frozen parts, adapters and distributed wrappers be.
         values["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+    values |= {"use_cpu": not has_gpu, "dataloader_pin_memory": has_gpu, "ddp_find_unused_parameters": False}
     try:
-        args = TrainingArguments(
-            output_dir=recipe.output_dir,
-            use_cpu=not has_gpu,
-            dataloader_pin_memory=has_gpu,
-            ddp_find_unused_parameters=False,
-            **{**values, **_FIXED, **recipe.trainer},
-        )
+        args = TrainingArguments(output_dir=recipe.output_dir, **{**values, **_FIXED, **recipe.trainer})
     except (ValueError, TypeError, ImportError) as error:
         raise SettingError(f"the recipe cannot be run here: {error}") from error
     if args.n_gpu > 1:
@@ -147,6 +142,7 @@ def prepare(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     args = training_arguments(recipe)
+    _check_master_weights(recipe, args)
     sources = read_sources(recipe.data, recipe.fields, recipe.video_root)
     skipped = [item for rows in sources for item in rows.skipped]
     check_skipped(skipped, sources, recipe.max_skipped_fraction)
@@ -184,6 +180,12 @@ def prepare(
         list(known.values()),
         resume_from,
     )
+
+
+def _check_master_weights(recipe: Recipe, args: TrainingArguments) -> None:
+    launched = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("DEEPSPEED", "FSDP"))
+    if loses_updates(recipe, launched or bool(args.deepspeed or args.fsdp)):
+        raise SettingError(LOST_UPDATES)
 
 
 def starting_point(folder: RunFolder, recipe: Recipe) -> Path | None:
