@@ -8,6 +8,7 @@ error record.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def _is_done(row: Row | RowError, done: Mapping[str, dict[str, Any]], root: Path
             f"{out_path}: holds an answer to another row with the id {row.id!r}, with another {', '.join(differing)}; "
             "give --out another name"
         )
-    if there["video"] != video:
+    if not _is_same_film(there["video"], video):
         raise SettingError(
             f"{out_path}: its answer to {row.id!r} is about {there['video']}, and not about {video}; give the "
             "--video-root of before, or --out another name"
@@ -217,6 +218,11 @@ def _keep_answers(path: Path, asked_as: dict[str, Any]) -> dict[str, dict[str, A
         with replacing(path) as partial:
             partial.write_bytes(b"".join(line + b"\n" for line in kept))
     return answered
+
+
+def _is_same_film(one: str, other: str) -> bool:
+    """Whether two paths or addresses name one film, such as a relative and an absolute path."""
+    return one == other or (os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other))
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -52,13 +52,13 @@ class LocalEngine:
         return cls(load_checkpoint(name, device, dtype))
 
     def identity(self) -> dict[str, Any]:
-        """See `Engine.identity`. Reads all files of the checkpoint."""
+        """See `Engine.identity`. The first call reads all files of the checkpoint."""
+        return {"model": self.name, "model_hash": self._model_hash, "constrain_event": self.constrain_event}
+
+    @cached_property
+    def _model_hash(self) -> str | None:
         folder = self.checkpoint.folder
-        return {
-            "model": self.name,
-            "model_hash": None if folder is None else hash_checkpoint(folder),
-            "constrain_event": self.constrain_event,
-        }
+        return None if folder is None else hash_checkpoint(folder)
 
     @cached_property
     def event_grammar(self) -> TokenTrie:

@@ -98,7 +98,8 @@ class Ledger:
             raise SettingError(f"{path}: no record of a job ({error}); remove it, or give another out_dir") from error
 
     def done(self, jobs: Collection[Job]) -> set[str]:
-        records = {job.name: self.read(job.name) for job in jobs}
+        """Names of the jobs that have ended and whose folders are still there."""
+        records = {job.name: self.read(job.name) for job in jobs if job.folder.exists()}
         return {name for name, record in records.items() if record is not None and record.ended is not None}
 
     def clear(self, jobs: Collection[Job], overwrite: bool) -> None:

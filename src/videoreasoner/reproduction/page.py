@@ -13,7 +13,7 @@ from videoreasoner.errors import EvaluationError
 from videoreasoner.files import replacing
 from videoreasoner.metrics import Estimate
 from videoreasoner.reproduction.claims import Finding, Verdict, examine_all, judge
-from videoreasoner.reproduction.plots import plot_curves, plot_scores
+from videoreasoner.reproduction.plots import is_measured, plot_curves, plot_scores
 from videoreasoner.reproduction.recipe import Mode, Split, Test
 from videoreasoner.reproduction.results import Results, read_results
 
@@ -35,6 +35,8 @@ class _Column:
 _COLUMNS = (
     _Column("plain", "answer", "plain", with_interval=True),
     _Column("detail", "answer", "detail", with_interval=True),
+    _Column("plain, written", "answer_written", "plain"),
+    _Column("detail, written", "answer_written", "detail"),
     _Column("event mIoU", "event_iou", with_interval=True),
     _Column("R@0.5", "event_r@0.5"),
     _Column("event read", "event_parsed"),
@@ -115,7 +117,7 @@ def _table(results: Results) -> list[list[str]]:
 
 def _cell(results: Results, arm: str, mode: Mode, column: _Column) -> str:
     values = results.values(arm, mode, column.metric, column.split)
-    if values is None:
+    if values is None or not is_measured(mode, column.metric):
         return ""
     found = results.estimate(values, column.split)
     scale = 100 if column.is_share else 1

@@ -74,7 +74,10 @@ class Plan:
         }
         changes = {**self.recipe.training[kind].changes, **arm.changes, **fixed}
         overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-        content = self.recipe.training_recipe(kind, overrides).model_dump(mode="json", exclude=set(FREE_FIELDS))
+        recipe = self.recipe.training_recipe(kind, overrides)
+        # Of the fields that a run may change on its way, the rows of a step decide what is learned all the same.
+        step_rows = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+        content = [recipe.model_dump(mode="json", exclude=set(FREE_FIELDS)), step_rows]
         sets = [word for override in overrides for word in ("--set", override)]
         arguments = ("train", kind, self.recipe.training[kind].recipe, *sets)
         after = (films_job, "films-watched", *([model_job] if model_job else []))

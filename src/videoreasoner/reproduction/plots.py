@@ -27,9 +27,11 @@ _MODES: dict[Mode, tuple[str, str, float]] = {
     "direct": ("#E69F00", "s", -0.17), "focus": ("#0072B2", "o", 0.17), "think": ("#CC79A7", "D", 0.0),
 }  # fmt: skip
 _SCORES: tuple[tuple[str, str, Split], ...] = (
-    ("answer", "plain: right answers, %", "plain"),
-    ("answer", "detail: right answers, %", "detail"),
+    ("answer", "plain: best option is right, %", "plain"),
+    ("answer", "detail: best option is right, %", "detail"),
     ("event_iou", "event: mean IoU, %", "all"),
+    ("answer_written", "plain: written answer is right, %", "plain"),
+    ("answer_written", "detail: written answer is right, %", "detail"),
 )
 _CURVES: tuple[tuple[Kind, str, str], ...] = (
     ("grpo", "reward/event_iou", "GRPO, reward: IoU of the event"),
@@ -50,15 +52,20 @@ def need_matplotlib() -> None:
         raise MissingExtraError("plots need matplotlib: pip install 'videoreasoner[plots]'")
 
 
+def is_measured(mode: Mode, metric: str) -> bool:
+    """Whether a mode has the metric: a text chain scores no options, so that its `answer` is the written one."""
+    return not (mode == "think" and metric == "answer")
+
+
 def plot_scores(results: Results, path: Path) -> None:
     """Right answers and event IoU of every arm and mode, with their 95 % intervals."""
-    figure, axes = _figure(1, len(_SCORES), (12, 1.2 + 0.42 * len(results.arms)))
+    figure, [*axes, for_legend] = _figure(2, 3, (12, 2 * (1.0 + 0.36 * len(results.arms))))
     names = list(results.arms)
-    for axis, (metric, title, split) in zip(axes, _SCORES, strict=True):
+    for place, (axis, (metric, title, split)) in enumerate(zip(axes, _SCORES, strict=True)):
         for mode, (colour, mark, shift) in _MODES.items():
             found = [(row, results.values(name, mode, metric, split)) for row, name in enumerate(names)]
             rows = [(row, results.estimate(values, split)) for row, values in found if values is not None]
-            if not rows:
+            if not rows or not is_measured(mode, metric):
                 continue
             means = 100 * np.array([e.mean for _, e in rows])
             lengths = 100 * np.array([[e.mean - e.low for _, e in rows], [e.high - e.mean for _, e in rows]])
@@ -69,9 +76,10 @@ def plot_scores(results: Results, path: Path) -> None:
         axis.set_yticks(range(len(names)), names)
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.set_xlim(-3, 103)
-        axis.label_outer()
+        axis.tick_params(labelleft=place % 3 == 0)
         axis.grid(axis="x", alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_MODES))
+    for_legend.axis("off")
+    for_legend.legend(*axes[-1].get_legend_handles_labels(), loc="center")
     _save(figure, path)
 
 
