@@ -14,6 +14,7 @@ from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl
 from tests.training.toy import make_data, make_model, recipe_content
 from videoreasoner.errors import SettingError
 from videoreasoner.models.checkpoint import load_checkpoint
+from videoreasoner.rows import Row, read_rows, write_rows
 from videoreasoner.training.adapters import add_adapters
 from videoreasoner.training.cold_start import target_nats
 from videoreasoner.training.dataset import Collator
@@ -21,14 +22,16 @@ from videoreasoner.training.dry_run import (
     Hardware,
     dry_run_report,
     largest_batch,
+    lesson_tokens,
     measured_rate,
     planned_method,
 )
-from videoreasoner.training.grpo_dry_run import grpo_dry_run_report
+from videoreasoner.training.grpo_dry_run import grpo_dry_run_report, query_tokens
 from videoreasoner.training.grpo_recipe import GrpoRecipe
 from videoreasoner.training.memory import STRATEGIES, Method, Precision, StepShape, estimate, trained_parameters
+from videoreasoner.training.queries import QueryMaker
 from videoreasoner.training.recipe import ColdStartRecipe, Lora, Recipe, parse_recipe
-from videoreasoner.training.row_sizes import longest_row, read_model, row_sizes
+from videoreasoner.training.row_sizes import Model, RowSize, longest_row, read_model, row_sizes
 from videoreasoner.training.shapes import PUBLISHED, config_shape, published_shape
 from videoreasoner.training.sources import read_sources
 from videoreasoner.training.start import lessons_for, load_model
@@ -47,6 +50,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe_for(folder: Path, **changes: Any) -> ColdStartRecipe:
     return parse_recipe({**recipe_content(folder, folder / "data" / "plain.jsonl"), **changes}, ColdStartRecipe)
+
+
+def sizes_of(recipe: ColdStartRecipe, model: Model) -> tuple[list[RowSize], int]:
+    sources = read_sources(recipe.data, recipe.tasks, recipe.video_root)
+    return row_sizes(recipe, model, lesson_tokens(recipe, model), sources)
 
 
 @pytest.mark.parametrize("make", [random_qwen2_vl, random_qwen2_5_vl])
@@ -79,7 +87,7 @@ def test_the_tokens_are_those_of_training(folder: Path) -> None:
     recipe = recipe_for(folder, max_length=165)
     model = read_model(recipe)
     sources = read_sources(recipe.data, recipe.tasks, recipe.video_root)
-    sizes, looked_into = row_sizes(recipe, model, sources)
+    sizes, looked_into = row_sizes(recipe, model, lesson_tokens(recipe, model), sources)
     assert looked_into == len(sizes) == 6
     assert len({size.visual for size in sizes}) > 1
     lessons = lessons_for(recipe, load_model(recipe))
@@ -89,6 +97,38 @@ def test_the_tokens_are_those_of_training(folder: Path) -> None:
         assert size.total == len(tree)
         assert size.visual == len(made.tokens)
         assert size.targets == tuple(len(tree.tree.tokens[target.node]) for target in made.lesson.targets)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "rewards"),
+    [
+        (["event", "answer"], {}),
+        # Judged by fields that hold no target of theirs.
+        (["think"], {"accuracy": 1.0}),
+        (["key_elements", "answer"], {"key_element_retrieval": 1.0, "accuracy": 1.0}),
+    ],
+)
+def test_the_tokens_are_those_of_queries(
+    tasks: list[str], rewards: dict[str, float], folder: Path, tmp_path: Path
+) -> None:
+    """Of rows that hold what a query is judged by, and nothing that a cold start would be taught."""
+    without = {"key_elements": None, "reasoning": None}
+    rows = [Row.model_validate({**row.model_dump(), **without}) for row in read_rows(folder / "data" / "plain.jsonl")]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    content = recipe_content(folder, tmp_path / "rows.jsonl", max_length=165, tasks=tasks)
+    content["video_root"] = str(folder / "data")
+    recipe = parse_recipe({**content, **({"rewards": rewards} if rewards else {})}, GrpoRecipe)
+    model = read_model(recipe)
+    sources = read_sources(recipe.data, recipe.fields, recipe.video_root)
+    sizes, _ = row_sizes(recipe, model, query_tokens(recipe, model), sources)
+    lessons = lessons_for(recipe, load_model(recipe))
+    wanted = {task: frozenset({recipe.field(task)}) for task in recipe.tasks}
+    maker = QueryMaker(lessons.encoder, lessons.reader, wanted, recipe.max_length, lessons.tokens_per_second)
+    for row, size in zip(sources[0].rows, sizes, strict=True):
+        query = maker.example("rows", row, row.video_path(folder / "data"))
+        assert list(query.prefixes) == [task for task in recipe.tasks if recipe.field(task) in row.tasks()]
+        assert (size.total, size.visual, size.targets) == (query.tokens, int(query.trunk.visual.sum()), ())
+    assert "6 usable" in grpo_dry_run_report(recipe, Hardware())
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
@@ -152,7 +192,7 @@ def test_what_saves_memory_saves_memory() -> None:
 def test_the_largest_batch_fits_and_one_more_does_not(folder: Path) -> None:
     recipe = recipe_for(folder)
     model = read_model(recipe)
-    sizes, _ = row_sizes(recipe, model, read_sources(recipe.data, recipe.tasks, recipe.video_root))
+    sizes, _ = sizes_of(recipe, model)
     method = planned_method(recipe, Hardware())
     few = [largest_batch(model, method, sizes, gb, True) for gb in (1.0, 1.6, 2.0)]
     assert few[0] == 0 < few[1] < few[2]
@@ -219,7 +259,7 @@ def test_missing_held_out_rows_are_named(folder: Path) -> None:
 def test_the_longest_row_holds_every_row(folder: Path) -> None:
     recipe = recipe_for(folder)
     model = read_model(recipe)
-    sizes, _ = row_sizes(recipe, model, read_sources(recipe.data, recipe.tasks, recipe.video_root))
+    sizes, _ = sizes_of(recipe, model)
     longest = longest_row(recipe, model, (recipe.max_target_length,) * len(recipe.tasks))
     assert longest.visual == max(size.visual for size in sizes)
     assert longest.text > max(size.text for size in sizes)
@@ -235,6 +275,11 @@ def test_hours_come_from_what_was_measured(tmp_path: Path) -> None:
     lines += [{"step": n, "rows": 4, "time/update": s, "time/wait": 0.5} for n, s in [(1, 60.0), (2, 1.5), (3, 1.5)]]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert measured_rate(str(tmp_path)) == 2.0
+    # Two steps on the same rows, with rollouts before the first of them.
+    first = {"rows": 4, "time/wait": 0.5, "time/rollout": 1.0, "time/rewards": 0.25, "time/reference": 0.25}
+    lines = [{**first, "time/update": 1.0}, {"rows": 0, "time/update": 1.0}] * 2
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, [{"rows": 9, "time/update": 99.0}, *lines])))
+    assert measured_rate(str(tmp_path)) == 1.0
 
 
 @pytest.mark.parametrize(("changes", "message"), [({"strategy": "zero4"}, "zero4"), ({"devices": 0}, "at least 1")])

@@ -17,21 +17,23 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.models.tiny_models import random_qwen2_vl, tokenizer
-from videoreasoner.errors import RewardError, RowError, SettingError, TrainingError
+from videoreasoner.errors import RewardError, RowError, SettingError, TrainingError, VideoError
 from videoreasoner.models.checkpoint import find_folder, load_checkpoint, save_checkpoint
 from videoreasoner.rows import Row, read_rows, write_rows
 from videoreasoner.settings import Settings
 from videoreasoner.synthetic.film import FilmSettings, make_films
 from videoreasoner.synthetic.world import WorldSettings
+from videoreasoner.training import grpo_start
 from videoreasoner.training.alarms import Alarms
 from videoreasoner.training.grpo_recipe import GrpoRecipe
-from videoreasoner.training.grpo_start import prepare_grpo, train_grpo
+from videoreasoner.training.grpo_start import collate_queries, prepare_grpo, train_grpo
 from videoreasoner.training.recipe import parse_recipe
 from videoreasoner.training.recorder import Record, best_and_worst, completions_table
 from videoreasoner.video.patches import PatchSettings
 
 # Rewards of completions of which the model writes good and bad ones from the start, so that every step has a direction.
 REWARDS = """
+import os
 def odd(completions, **_):
     return [sum(map(ord, text)) % 3 / 2 for text in completions]
 
@@ -43,6 +45,14 @@ def same(completions, **_):
 
 def same_event_odd_answer(completions, task, **_):
     return [0.5 if t == "event" else sum(map(ord, text)) % 2 for text, t in zip(completions, task)]
+
+calls = 0
+
+def first_process_first_query(completions, **_):
+    global calls
+    calls += 1
+    learns = calls == 1 and os.environ["RANK"] == "0"
+    return [float(i) if learns else 1.0 for i in range(len(completions))]
 
 def second_digit_is_high(completions, task, **_):
     return [float(t == "event" and text[19:20] in tuple("56789")) for text, t in zip(completions, task)]
@@ -185,11 +195,9 @@ def test_masked_truncated_completions_teach_nothing(films, start, tmp_path) -> N
     assert not all(torch.equal(learned[name], start[name]) for name in start)
 
 
-def test_two_processes_are_one(films, plain, start, tmp_path) -> None:
-    path = tmp_path / "recipe.yaml"
-    content = recipe(films, tmp_path / "out", **PLAIN, per_device_train_batch_size=1).model_dump(mode="json")
-    path.write_text(yaml.safe_dump(content))
-    program = tmp_path / "run.py"
+def train_in_two_processes(wanted: GrpoRecipe, work: Path) -> None:
+    (work / "recipe.yaml").write_text(yaml.safe_dump(wanted.model_dump(mode="json")))
+    program = work / "run.py"
     program.write_text(
         "import sys, torch\n"
         "from pathlib import Path\n"
@@ -200,9 +208,13 @@ def test_two_processes_are_one(films, plain, start, tmp_path) -> None:
         "train_grpo(load_recipe(Path(sys.argv[1]), GrpoRecipe))\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(program), str(path)]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(program), str(work / "recipe.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_are_one(films, plain, start, tmp_path) -> None:
+    train_in_two_processes(recipe(films, tmp_path / "out", **PLAIN, per_device_train_batch_size=1), tmp_path)
     assert_close(weights(tmp_path / "out"), weights(plain), start)
     for one, other in zip(metrics(tmp_path / "out"), metrics(plain), strict=True):
         for name in ("loss", "reward", "kl", "rows", "completion_length"):
@@ -220,6 +232,19 @@ def test_a_process_without_anything_to_learn_takes_part_at_no_weight(films, tmp_
     for name, parameter in trainer.model.named_parameters():
         assert parameter.grad is not None, name
         assert not parameter.grad.any(), name
+
+
+def test_where_no_process_learns_anything_weights_stay_as_they_are(films, start, tmp_path) -> None:
+    """One of two processes learns in the first step, which fills the optimizer's moments, and none in the second."""
+    reward = f"{films / 'odd.py'}:first_process_first_query"
+    changes = {"per_device_train_batch_size": 1, "save_steps": 1, "weight_decay": 0.1}
+    train_in_two_processes(recipe(films, tmp_path / "out", rewards={reward: 1.0}, **changes), tmp_path)
+    first, second = (weights(tmp_path / "out" / f"checkpoint-{step}") for step in (1, 2))
+    assert not all(torch.equal(first[name], start[name]) for name in start)
+    for name, value in first.items():
+        assert torch.equal(second[name], value), name
+    shares = [line["zero_variance_groups"] for line in metrics(tmp_path / "out")]
+    assert shares == [pytest.approx(0.5, abs=0.3), 1.0]
 
 
 @pytest.mark.parametrize("iterations", [1, 2])
@@ -247,6 +272,15 @@ def test_resumed_is_uninterrupted_bit_for_bit(iterations, films, tmp_path) -> No
     assert (out / "rollouts.jsonl").read_text() == rollouts
     steps = [json.loads(line)["step"] for line in rollouts.splitlines()]
     assert sorted(set(steps)) == list(range(1, 5, iterations))
+
+
+def test_several_updates_on_a_batch_are_no_further_epochs_and_a_finished_run_stays(films, tmp_path) -> None:
+    wanted = recipe(films, tmp_path / "out", num_iterations=2, max_steps=4)
+    train_grpo(wanted)
+    assert [line["epoch"] for line in metrics(tmp_path / "out")] == [0.125, 0.25, 0.375, 0.5]
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text()
+    train_grpo(wanted)
+    assert (tmp_path / "out" / "metrics.jsonl").read_text() == lines
 
 
 def test_the_first_update_has_a_ratio_of_one_and_later_ones_do_not(films, tmp_path) -> None:
@@ -464,6 +498,34 @@ def test_key_elements_are_reinforced_by_retrieval(films, tmp_path) -> None:
     [line] = metrics(tmp_path / "out")
     assert 0 < line["reward/key_element_retrieval"] <= 1
     assert line["parse_rate/key_elements"] > 0
+
+
+def test_a_film_that_a_reward_cannot_read_is_set_aside(films, tmp_path, monkeypatch) -> None:
+    bad, *_ = rows = list(read_rows(films / "plain.jsonl"))
+    whole = grpo_start._Frames.__call__
+
+    def damaged(self, video: str, times_s):
+        if Path(video).name == Path(bad.video).name:
+            raise VideoError(f"{video}: cannot be decoded at 3 s")
+        return whole(self, video, times_s)
+
+    monkeypatch.setattr(grpo_start._Frames, "__call__", damaged)
+    changes = {"tasks": ["key_elements"], "rewards": {"key_element_retrieval": 1.0}, "max_skipped_fraction": 0.2}
+    changes |= {"max_steps": 1, "save_steps": 1, "per_device_train_batch_size": 8, "max_completion_length": 24}
+    train(films, tmp_path / "out", **changes)
+    [line] = metrics(tmp_path / "out")
+    assert line["rows_skipped"] == 1
+    [skipped] = map(json.loads, (tmp_path / "out" / "skipped.jsonl").read_text().splitlines())
+    assert skipped["row"] == bad.id
+    assert "reward key_element_retrieval: " in skipped["reason"]
+    # One over the rows that are left, and not over all.
+    trainer = prepare_grpo(recipe(films, tmp_path / "again", **changes))
+    trainer.get_batch_samples(
+        iter([collate_queries([trainer.run.dataset[i] for i in range(8)])]), 1, torch.device("cpu")
+    )
+    assert int(trainer._total) == 4 * (len(rows) - 1)
+    with pytest.raises(TrainingError, match="max_skipped_fraction"):
+        train(films, tmp_path / "strict", **{**changes, "max_skipped_fraction": 0.1})
 
 
 def record(reward: float, number: int = 0) -> Record:

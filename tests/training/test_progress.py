@@ -27,7 +27,9 @@ def test_status(figures: dict[str, float], rate: float, left: float, expected: s
 def test_a_log_gets_a_line_now_and_then_of_what_this_start_did() -> None:
     now = [0.0]
     out = io.StringIO()
-    bar = ProgressBar(SimpleNamespace(sources=[range(5), range(3)]), Console(file=out), clock=lambda: now[0])
+    bar = ProgressBar(
+        SimpleNamespace(sources=[range(5), range(3)], step_rows=4), Console(file=out), clock=lambda: now[0]
+    )
     args = SimpleNamespace(train_batch_size=2, gradient_accumulation_steps=2, world_size=1)
     state = SimpleNamespace(is_world_process_zero=True, global_step=10, max_steps=20)
     bar.on_train_begin(args, state, None)

@@ -149,6 +149,12 @@ def test_the_folder_of_another_run_is_refused(folder: Path, tmp_path: Path) -> N
     # What decides only how fast and where to may change.
     train({**content, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 1})
     train({**content, "save_steps": 1, "logging_steps": 2})
+    # Folders of earlier versions name some of that.
+    run = tmp_path / "out" / "run.json"
+    identity = json.loads(run.read_text())
+    identity["recipe"]["save_steps"] = 77
+    run.write_text(json.dumps(identity))
+    train(content)
     copy = tmp_path / "rows.jsonl"
     copy.write_text(rows.read_text())
     other = {**content, "data": [{"path": str(copy)}], "output_dir": str(tmp_path / "other")}

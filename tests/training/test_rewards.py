@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.queries import DURATION_S, row
-from videoreasoner.errors import RewardError, SettingError
+from videoreasoner.errors import RewardError, SettingError, VideoError
 from videoreasoner.rows import Row
 from videoreasoner.settings import Settings
 from videoreasoner.spans import Span, iou
@@ -190,13 +190,17 @@ def test_a_file_that_does_not_compile_is_named(tmp_path) -> None:
         (lambda **_: None, "reward f, row row-0: raised TypeError"),
         (lambda **_: [1 / 0], "reward f, row row-0: raised ZeroDivisionError: division by zero"),
         (lambda **columns: columns["nothing"], "reward f, row row-0: raised KeyError"),
-        (lambda **_: VideoFile("gone.mp4"), "reward f, row row-0: raised VideoError: gone.mp4: no such file"),
         (lambda **_: [None], "row row-0: no reward (f) concerns its completion of the task answer"),
     ],
 )
 def test_a_function_that_fails_is_named_with_the_row(function, message: str) -> None:
     with pytest.raises(RewardError, match=re.escape(message)):
         score(Rewards({"f": function}, {"f": 1.0}), row(), (Task.ANSWER, "B"))
+
+
+def test_a_film_that_a_function_cannot_read_is_not_the_functions_fault() -> None:
+    with pytest.raises(VideoError, match=re.escape("reward f: gone.mp4: no such file")):
+        score(Rewards({"f": lambda **_: VideoFile("gone.mp4")}, {"f": 1.0}), row(), (Task.ANSWER, "B"))
 
 
 def test_tasks_that_no_reward_concerns_are_refused_before_the_run() -> None:

@@ -11,6 +11,9 @@ from typing import Any, cast
 import numpy as np
 
 from videoreasoner.errors import SettingError
+from videoreasoner.rows import Row
+from videoreasoner.tasks import Task, thought_text
+from videoreasoner.training.examples import completions, target_texts, text_length
 from videoreasoner.training.memory import (
     GB,
     STRATEGIES,
@@ -23,8 +26,10 @@ from videoreasoner.training.memory import (
     trained_parameters,
 )
 from videoreasoner.training.recipe import LOST_UPDATES, Recipe, loses_updates
-from videoreasoner.training.row_sizes import Model, RowSize, read_data, read_model
+from videoreasoner.training.row_sizes import Model, RowSize, TextTokens, guessed_tokens, read_data, read_model
 
+# What a step's time is spent on, by the names of metrics.jsonl; one after the other.
+_STEP_PARTS = ("wait", "rollout", "rewards", "reference", "update")
 # What a GPU holds beside tensors: the CUDA context, workspaces, and gaps between blocks.
 _ASIDE_GB, _GAPS = 1.5, 0.05
 
@@ -101,10 +106,31 @@ def measured_rate(output_dir: str) -> float | None:
     if not path.is_file():
         return None
     lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    timed = [line for line in lines if "rows" in line and "time/update" in line]
-    # The first step warms up.
-    rates = [line["rows"] / (line["time/update"] + line["time/wait"]) for line in timed[1:]]
-    return float(np.median(rates)) if rates else None
+    # The first step warms up. Of several steps on the same rows, the first one alone has them.
+    timed = [line for line in lines if "rows" in line][1:]
+    seconds = sum(line.get(f"time/{part}", 0.0) for line in timed for part in _STEP_PARTS)
+    return sum(line["rows"] for line in timed) / seconds if seconds else None
+
+
+def lesson_tokens(recipe: Recipe, model: Model) -> TextTokens:
+    """Counts question and targets, as `Lessons` puts them behind the clip."""
+
+    def count(row: Row, duration_s: float) -> tuple[int, tuple[int, ...]]:
+        encoder = model.encoder
+        if encoder is None:
+            parts = {
+                Task.EVENT: "<s>[0.12, 0.47]<e>" * 2,
+                Task.KEY_ELEMENTS: ", ".join(row.key_elements or ()),
+                Task.ANSWER: row.answer or "",
+                Task.THINK: thought_text(row.reasoning or "", row.answer or ""),
+            }
+            prefixes = model.settings.prompts.prefixes
+            return guessed_tokens(model, row, [prefixes[t] + parts[t] for t in recipe.tasks if t in row.tasks()])
+        targets = completions(target_texts(row, recipe.tasks, encoder, duration_s), encoder, recipe.max_target_length)
+        question = encoder.question(row.question, row.options or ())
+        return text_length(question, targets, encoder), tuple(map(len, targets.values()))
+
+    return count
 
 
 def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
@@ -114,7 +140,7 @@ def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
         VideoReasonerError: the recipe cannot be run anywhere; the message says why.
     """
     model = read_model(recipe)
-    data = read_data(recipe, model, (recipe.max_target_length,) * len(recipe.tasks))
+    data = read_data(recipe, model, lesson_tokens(recipe, model), (recipe.max_target_length,) * len(recipe.tasks))
     method = planned_method(recipe, hardware)
     step = step_shape(data.planned, recipe.per_device_train_batch_size, recipe.shared_prompt)
     memory = estimate(model.shape, method, step)

@@ -55,9 +55,11 @@ class RunFolder:
             there = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise TrainingError(f"{path}: not JSON ({error}); give another output_dir, or --overwrite") from error
-        differing = sorted(_flat(there).items() ^ _flat(identity).items())
+        # What is free today may have been written by an earlier version.
+        free = {f"recipe.{name}" for name in FREE_FIELDS}
+        differing = sorted({name for name, _ in _flat(there).items() ^ _flat(identity).items()} - free)
         if differing:
-            names = ", ".join(dict.fromkeys(name for name, _ in differing))
+            names = ", ".join(differing)
             raise TrainingError(
                 f"{self.path}: holds a run that differs in {names}; give another output_dir, "
                 "or --overwrite to begin anew"

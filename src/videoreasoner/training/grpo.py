@@ -22,7 +22,8 @@ Deviations from the paper and its code, all on purpose:
 - The mean is over the completions of the whole step, on all devices and micro-batches, not a mean of means.
 - Ratios of further updates on a batch (`num_iterations`) are against the log-probabilities of its first update, so the
   first ratio is exactly 1, as published; how far the rollout's own differ from them is logged as `rollout_mismatch`.
-- Nothing falls back: a film that cannot be decoded is left out and counted, and a reward that fails stops the run.
+- Nothing falls back: a film that cannot be decoded, for the model or for a reward, is left out and counted, and a
+  reward that fails otherwise stops the run.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
+from videoreasoner.errors import VideoError
 from videoreasoner.tasks import is_readable
 from videoreasoner.training.alarms import Alarms
 from videoreasoner.training.explored import Explored
@@ -56,6 +58,7 @@ from videoreasoner.training.queries import Query
 from videoreasoner.training.recorder import best_and_worst, show
 from videoreasoner.training.rewards import Rewards
 from videoreasoner.training.rollouts import Rollout, Sampling, encode_clip, sample
+from videoreasoner.training.sources import Skipped
 from videoreasoner.training.trainer import Run, TreeTrainer
 
 
@@ -88,7 +91,7 @@ class GrpoTrainer(TreeTrainer):
         rewards: by which completions are judged.
         reference: the frozen reference model; None with adapters (then it is the model without them) or without beta.
         filler: a query that no row stands behind. With several processes, one without anything to learn takes part in
-            the step with it, at weight 0.
+            the step with it, at weight 0. Where none of them has, weights stay as they are.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class GrpoTrainer(TreeTrainer):
     ) -> tuple[list[dict[str, Any]], Tensor]:
         """The micro-batches of one step, each with its experience; the same ones for `num_iterations` steps."""
         if self.state.global_step % self.recipe.num_iterations == 0:
-            batches, self._total = super().get_batch_samples(epoch_iterator, num_batches, device)
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
             queries = [query for batch in batches for query in batch["queries"]]
             # The update of a single micro-batch comes next: its vision tower can go on from the rollout's graph.
             shares = self.recipe.shared_prompt and self.recipe.num_iterations == len(batches) == 1
@@ -122,23 +125,37 @@ class GrpoTrainer(TreeTrainer):
             size = self.recipe.rollout_batch_size
             groups = [queries[first : first + size] for first in range(0, len(queries), size)]
             with self._sampling_mode():
-                explored = [e for group in groups for e in self.explore(group, keeps_graph)]
-            tokens = sum(int(e.lengths[e.counted].sum()) for e in explored)
-            in_step = self.accelerator.reduce(torch.tensor(float(tokens), device=device), reduction="sum")
-            rest = iter(explored)
+                outcomes = [outcome for group in groups for outcome in self.explore(group, keeps_graph)]
+            explored = [outcome for outcome in outcomes if isinstance(outcome, Explored)]
+            failed = [outcome for outcome in outcomes if isinstance(outcome, Skipped)]
+            own = [
+                sum(len(e.rollouts) for e in explored),
+                sum(int(e.lengths[e.counted].sum()) for e in explored),
+                sum(int(e.learned.sum()) for e in explored),
+                len(failed),
+            ]
+            in_step = self.accelerator.reduce(torch.tensor(own, dtype=torch.float32, device=device), reduction="sum")
+            completions, tokens, learned, failures = map(int, in_step.tolist())
+            if failures:
+                self._set_aside(failed)
+            self._total = in_step[0]
+            rest = iter(outcomes)
             of_batch = [list(itertools.islice(rest, len(batch["queries"]))) for batch in batches]
             self._batches = [
-                {**batch, "experience": self.experience(own, int(self._total), int(in_step))}
-                for batch, own in zip(batches, of_batch, strict=True)
+                {**batch, "experience": self.experience(mine, completions, tokens) if learned else None}
+                for batch, mine in zip(batches, of_batch, strict=True)
             ]
             self._report(explored)
         return self._batches, self._total
 
-    def explore(self, queries: Sequence[Query], keeps_graph: bool) -> list[Explored]:
+    def explore(self, queries: Sequence[Query], keeps_graph: bool) -> list[Explored | Skipped]:
         """Sample the completions of some queries together, score them, and compare them within each task.
 
         Args:
             keeps_graph: whether a vision tower that learns does so from the features of the rollout.
+
+        Returns:
+            For each query what came of it, or why a reward could not read its film.
         """
         checkpoint, policy = self.run.checkpoint, self._policy()
         ends, banned, step = checkpoint.end_ids, checkpoint.banned_ids, self.state.global_step
@@ -153,14 +170,17 @@ class GrpoTrainer(TreeTrainer):
             kept = features if keeps_graph or not self.vision_learns else [None] * len(queries)
             return [self._judged(*one) for one in zip(queries, kept, rollouts, strict=True)]
 
-    def _judged(self, query: Query, features: Tensor | None, rollouts: list[Rollout]) -> Explored:
+    def _judged(self, query: Query, features: Tensor | None, rollouts: list[Rollout]) -> Explored | Skipped:
         recipe, ends, encoder = self.recipe, self.run.checkpoint.end_ids, self.run.checkpoint.encoder
         tasks = [rollout.task for rollout in rollouts]
         texts = [encoder.decode([t for t in rollout.tokens if t not in ends]) for rollout in rollouts]
         asked = encoder.prompts.user_text(query.row.question, query.row.options or ())
         prompts = [f"{asked}\n{encoder.prompts.prefixes[task]}" for task in tasks]
         ids = [rollout.tokens for rollout in rollouts]
-        scores = self.rewards.score(query.row, query.duration_s, query.video, tasks, prompts, texts, ids)
+        try:
+            scores = self.rewards.score(query.row, query.duration_s, query.video, tasks, prompts, texts, ids)
+        except VideoError as error:
+            return Skipped(query.source, query.row.id, str(error))
         totals = torch.tensor(scores.totals, dtype=torch.float64)
         groups = torch.tensor([list(query.prefixes).index(task) for task in tasks])
         finished = torch.tensor([rollout.finished for rollout in rollouts])
@@ -169,14 +189,14 @@ class GrpoTrainer(TreeTrainer):
         learned = counted & ~same_rewards(totals, groups)
         return Explored(query, features, rollouts, texts, scores, advantages, learned, counted)
 
-    def experience(self, explored: Sequence[Explored], completions: int, tokens: int) -> Experience | None:
+    def experience(self, outcomes: Sequence[Explored | Skipped], completions: int, tokens: int) -> Experience | None:
         """What a micro-batch learns from, the reference's log-probabilities included; None when that is nothing.
 
         Args:
-            completions, tokens: of the whole step.
+            completions, tokens: of the whole step, in which some process learns something.
         """
         recipe = self.recipe
-        useful = [e for e in explored if e.learned.any()]
+        useful = [e for e in outcomes if isinstance(e, Explored) and e.learned.any()]
         if not useful:
             return self._nothing() if self.accelerator.distributed_type is not DistributedType.NO else None
         kept = [[r for r, wanted in zip(e.rollouts, e.learned.tolist(), strict=True) if wanted] for e in useful]

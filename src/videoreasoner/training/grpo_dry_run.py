@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from videoreasoner.rows import Row
 from videoreasoner.training.dry_run import (
     Hardware,
     hours_text,
@@ -14,13 +15,29 @@ from videoreasoner.training.dry_run import (
     precision_notes,
     steps_text,
 )
+from videoreasoner.training.examples import text_length
 from videoreasoner.training.grpo_recipe import GrpoRecipe
 from videoreasoner.training.leaf_batch import tokens_at_once
 from videoreasoner.training.memory import GB, StepShape, estimate
-from videoreasoner.training.row_sizes import read_data, read_model
+from videoreasoner.training.queries import asked
+from videoreasoner.training.row_sizes import Model, TextTokens, guessed_tokens, read_data, read_model
 
 # What locating and answering write; the limit only bounds what goes wrong.
 _USUAL_COMPLETION = 24
+
+
+def query_tokens(recipe: GrpoRecipe, model: Model) -> TextTokens:
+    """Counts question and task prefixes, as `QueryMaker` puts them behind the clip."""
+    wanted = {task: frozenset({recipe.field(task)}) for task in recipe.tasks}
+
+    def count(row: Row, duration_s: float) -> tuple[int, tuple[int, ...]]:
+        if model.encoder is None:
+            written = [model.settings.prompts.prefixes[task] for task in wanted if wanted[task] & row.tasks()]
+            return guessed_tokens(model, row, written)[0], ()
+        question, prefixes = asked(row, wanted, model.encoder, duration_s)
+        return text_length(question, prefixes, model.encoder), ()
+
+    return count
 
 
 def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
@@ -31,7 +48,7 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
     """
     model = read_model(recipe)
     # What is written is counted below.
-    data = read_data(recipe, model, ())
+    data = read_data(recipe, model, query_tokens(recipe, model), ())
     method = planned_method(recipe, hardware)
     step_rows = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * method.devices
     steps = data.steps(recipe, step_rows)

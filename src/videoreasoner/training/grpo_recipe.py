@@ -54,10 +54,14 @@ class GrpoRecipe(Recipe):
 
     @property
     def fields(self) -> list[Task]:
-        """The tasks of whose fields a row needs one. Retrieval judges key elements by the event."""
-        by_event = Task.KEY_ELEMENTS if KEY_ELEMENT_RETRIEVAL in self.rewards else None
-        fields = [Task.EVENT if task is by_event else judged_by(task) for task in self.tasks]
-        return list(dict.fromkeys(fields))
+        """The tasks of whose fields a row needs one."""
+        return list(dict.fromkeys(map(self.field, self.tasks)))
+
+    def field(self, task: Task) -> Task:
+        """The task whose field of a row judges completions of a task. Retrieval judges key elements by the event."""
+        if task is Task.KEY_ELEMENTS and KEY_ELEMENT_RETRIEVAL in self.rewards:
+            return Task.EVENT
+        return judged_by(task)
 
     @field_validator("num_generations")
     @classmethod

@@ -85,12 +85,9 @@ def prepare_grpo(recipe: GrpoRecipe, overwrite: bool = False) -> GrpoTrainer:
 
     def make_dataset(sources: Sequence[Rows], lessons: Lessons, order: RowOrder, length: int) -> QueryDataset:
         queries = QueryMaker(lessons.encoder, lessons.reader, wanted, recipe.max_length, lessons.tokens_per_second)
-        # A batch serves several steps, so that fewer rows are drawn than transformers counts on.
-        return QueryDataset(sources, lessons, order, length * recipe.num_iterations, queries)
+        return QueryDataset(sources, lessons, order, length, queries)
 
-    run = prepare(recipe, overwrite, make_dataset, collate_queries)
-    if recipe.max_steps < 0:
-        run.args.max_steps *= recipe.num_iterations
+    run = prepare(recipe, overwrite, make_dataset, collate_queries, recipe.num_iterations)
     _go_on_with_data(run, recipe)
     reference = load_reference(recipe, run.checkpoint, run.args.device)
     trainer = GrpoTrainer(run, recipe, rewards, reference, filler(run.checkpoint, recipe.tasks[0]), progress(run))

@@ -67,8 +67,7 @@ class ProgressBar(TrainerCallback):
         now_s = self._clock()
         done = state.global_step - self._first_step
         step_s = (now_s - self._started_s) / done if done else 0.0
-        step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        rate = step_rows / step_s if step_s > 0 else 0.0
+        rate = self._run.step_rows / step_s if step_s > 0 else 0.0
         shown = status(self._figures, rate, step_s * (state.max_steps - state.global_step))
         if self._is_live:
             self._bar.update(self._task, completed=state.global_step, status=shown)

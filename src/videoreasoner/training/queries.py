@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from videoreasoner.errors import RowError
 from videoreasoner.models.encoding import PromptEncoder
-from videoreasoner.models.positions import ClipTokens
 from videoreasoner.models.prompt_tree import Trunk
 from videoreasoner.rows import Row
 from videoreasoner.tasks import Task
-from videoreasoner.training.examples import is_clipped
+from videoreasoner.training.examples import is_clipped, text_length
 from videoreasoner.training.frames import ClipReader
 from videoreasoner.video.patches import Patches, patchify
 
@@ -52,6 +51,26 @@ class Query:
         return len(self.trunk) + len(self.question) + sum(map(len, self.prefixes.values()))
 
 
+def asked(
+    row: Row, tasks: Mapping[Task, frozenset[Task]], encoder: PromptEncoder, duration_s: float
+) -> tuple[tuple[int, ...], dict[Task, tuple[int, ...]]]:
+    """Token ids of the question of a row, and of the prefix of each task that it can be judged by.
+
+    Args:
+        tasks: as of `QueryMaker`.
+
+    Raises:
+        RowError: there is no such task, or its event lies outside the film.
+        QuestionError: the question cannot be asked.
+    """
+    supported = [task for task, fields in tasks.items() if fields & row.tasks()]
+    if not supported:
+        raise RowError(f"supports none of the tasks {', '.join(tasks)}")
+    if row.event is not None and not any(span.clipped(duration_s) for span in row.event):
+        raise RowError(f"its event has no length inside the film, which ends at {duration_s:g} s")
+    return encoder.question(row.question, row.options or ()), {task: encoder.prefix(task) for task in supported}
+
+
 @dataclass(frozen=True)
 class QueryMaker:
     """How rows of one checkpoint become queries. Unlike in the cold start, the prefix is given and carries no loss.
@@ -74,17 +93,10 @@ class QueryMaker:
         Raises:
             RowError, QuestionError, VideoError: the row cannot be used; the message says why.
         """
-        tasks = [task for task, fields in self.tasks.items() if fields & row.tasks()]
-        if not tasks:
-            raise RowError(f"supports none of the tasks {', '.join(self.tasks)}")
-        question = self.encoder.question(row.question, row.options or ())
-        prefixes = {task: self.encoder.prefix(task) for task in tasks}
-        text = len(self.encoder.trunk([ClipTokens(1, 1, (0,))])) - 1 + len(question) + sum(map(len, prefixes.values()))
-        room = self.max_length - text
         with self.reader.film(video) as film:
             duration_s = film.facts.duration_s
-            if row.event is not None and not any(span.clipped(duration_s) for span in row.event):
-                raise RowError(f"its event has no length inside the film, which ends at {duration_s:g} s")
+            question, prefixes = asked(row, self.tasks, self.encoder, duration_s)
+            room = self.max_length - text_length(question, prefixes, self.encoder)
             clip = film.read(room)
         if clip is None:
             raise RowError(

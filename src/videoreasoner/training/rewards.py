@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from videoreasoner.errors import RewardError, SettingError, VideoReasonerError
+from videoreasoner.errors import RewardError, SettingError, VideoError, VideoReasonerError
 from videoreasoner.rows import Row
 from videoreasoner.spans import best_iou
 from videoreasoner.tasks import Task, judged_by, parse_choice, parse_event, stated_answer
@@ -218,8 +218,9 @@ class Rewards:
         Rows are scored one by one: an error can name its row, and no reward depends on who else is in the batch.
 
         Raises:
-            RewardError: a function raises, returns another number of values, or one that is not finite; or no
-                function concerns a completion.
+            VideoError: a function cannot read the film; the message names the function.
+            RewardError: a function raises anything else, returns another number of values, or one that is not finite;
+                or no function concerns a completion.
         """
         count = len(completions)
         fields = {name: getattr(row, name) for name in Row.model_fields} | (row.model_extra or {})
@@ -238,6 +239,8 @@ class Rewards:
                         **columns,
                     )
                 )
+            except VideoError as error:
+                raise VideoError(f"reward {name}: {error}") from error
             except (*_FOREIGN_ERRORS, VideoReasonerError) as error:
                 raise RewardError(
                     f"reward {name}, row {row.id}: raised {type(error).__name__}: {error}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,6 @@ from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.models.event_tokens import extend_tokenizer
 from videoreasoner.rows import Row
 from videoreasoner.settings import Settings
-from videoreasoner.tasks import Task, thought_text
-from videoreasoner.training.examples import completions, target_texts, text_length
 from videoreasoner.training.frames import ClipReader, FilmFacts, plan_within, tokens_a_pair
 from videoreasoner.training.order import RowOrder, steps_in_all
 from videoreasoner.training.recipe import Recipe, Source
@@ -31,6 +29,10 @@ _ROWS_LOOKED_AT = 200
 _CHARACTERS_A_TOKEN = 3.5
 # Where the rows are not known: system text, question and options of a long one, in tokens.
 _LONG_PROMPT = 512
+
+
+TextTokens = Callable[[Row, float], tuple[int, tuple[int, ...]]]
+"""(row, length of its film in seconds) -> its tokens of text in all, and those of each target among them."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,11 @@ class Data:
         return steps_in_all(recipe.num_train_epochs, order.epoch_rows, step_rows)
 
 
-def read_data(recipe: Recipe, model: Model, longest_targets: tuple[int, ...]) -> Data:
+def read_data(recipe: Recipe, model: Model, text_tokens: TextTokens, longest_targets: tuple[int, ...]) -> Data:
     """Read the rows to train on, as far as they are there.
 
     Args:
+        text_tokens: of a row under this kind of training.
         longest_targets: most tokens of each target of a row; assumed where files are missing.
 
     Raises:
@@ -162,9 +165,9 @@ def read_data(recipe: Recipe, model: Model, longest_targets: tuple[int, ...]) ->
     there = [source for source in recipe.data if source.path not in missing]
     if len(there) == len(recipe.data):
         sources = read_sources(there, recipe.fields, recipe.video_root, needs_videos=False)
-        return Data(missing, sources, *row_sizes(recipe, model, sources), None)
+        return Data(missing, sources, *row_sizes(recipe, model, text_tokens, sources), None)
     sources = [read_source(source, recipe.fields, recipe.video_root, needs_videos=False) for source in there]
-    sizes, looked_into = row_sizes(recipe, model, sources) if any(sources) else ([], 0)
+    sizes, looked_into = row_sizes(recipe, model, text_tokens, sources) if any(sources) else ([], 0)
     return Data(missing, sources, sizes, looked_into, longest_row(recipe, model, longest_targets))
 
 
@@ -189,7 +192,9 @@ def longest_row(recipe: Recipe, model: Model, targets: tuple[int, ...]) -> RowSi
     return RowSize(pairs * pair, text, targets)
 
 
-def row_sizes(recipe: Recipe, model: Model, sources: Sequence[Rows]) -> tuple[list[RowSize], int]:
+def row_sizes(
+    recipe: Recipe, model: Model, text_tokens: TextTokens, sources: Sequence[Rows]
+) -> tuple[list[RowSize], int]:
     """Tokens of up to 200 rows, evenly spread, and how many of their films could be looked into.
 
     A film that is not here or cannot be opened counts as long enough for all frames, of the largest size.
@@ -208,7 +213,7 @@ def row_sizes(recipe: Recipe, model: Model, sources: Sequence[Rows]) -> tuple[li
             side = math.isqrt(model.settings.max_pixels)
             facts = FilmFacts(row.duration or model.settings.frame_budget / model.settings.sparse_rate_fps, side, side)
         try:
-            sizes.append(_row_size(recipe, model, row, facts))
+            sizes.append(_row_size(recipe, model, row, facts, text_tokens))
         except (RowError, QuestionError, VideoError):
             # Such a row is skipped in training, and said there.
             continue
@@ -217,30 +222,22 @@ def row_sizes(recipe: Recipe, model: Model, sources: Sequence[Rows]) -> tuple[li
     return sizes, looked_into
 
 
-def _row_size(recipe: Recipe, model: Model, row: Row, facts: FilmFacts) -> RowSize:
-    text, targets = _text_tokens(recipe, model, row, facts.duration_s)
+def _row_size(recipe: Recipe, model: Model, row: Row, facts: FilmFacts, text_tokens: TextTokens) -> RowSize:
+    text, targets = text_tokens(row, facts.duration_s)
     plan = plan_within(facts, model.settings.sampling, model.patches, recipe.max_length - text)
     if plan is None:
         raise RowError(f"row {row.id}: no room for frames")
     return RowSize(len(plan) * tokens_a_pair(facts, model.patches), text, targets)
 
 
-def _text_tokens(recipe: Recipe, model: Model, row: Row, duration_s: float) -> tuple[int, tuple[int, ...]]:
-    encoder = model.encoder
-    if encoder is not None:
-        texts = target_texts(row, recipe.tasks, encoder, duration_s)
-        targets = completions(texts, encoder, recipe.max_target_length)
-        question = encoder.question(row.question, row.options or ())
-        return text_length(question, targets, encoder), tuple(map(len, targets.values()))
+def guessed_tokens(model: Model, row: Row, written: Sequence[str]) -> tuple[int, tuple[int, ...]]:
+    """As `TextTokens`, by characters: for a model whose tokenizer is not here.
+
+    Args:
+        written: what stands behind the question, one text a task.
+    """
     prompts = model.settings.prompts
-    parts = {
-        Task.EVENT: "<s>[0.12, 0.47]<e>" * 2,
-        Task.KEY_ELEMENTS: ", ".join(row.key_elements or ()),
-        Task.ANSWER: row.answer or "",
-        Task.THINK: thought_text(row.reasoning or "", row.answer or ""),
-    }
-    wanted = [task for task in recipe.tasks if task in row.tasks()]
-    counts = tuple(_guess(prompts.prefixes[task] + parts[task]) + 1 for task in wanted)
+    counts = tuple(_guess(text) + 1 for text in written)
     return _guess(prompts.system + prompts.user_text(row.question, row.options or ())) + 20 + sum(counts), counts
 
 

@@ -129,13 +129,18 @@ def lessons_for(recipe: Recipe, checkpoint: Checkpoint) -> Lessons:
 
 
 def prepare(
-    recipe: Recipe, overwrite: bool = False, make_dataset: Callable[..., Any] = RowDataset, collator: Any = None
+    recipe: Recipe,
+    overwrite: bool = False,
+    make_dataset: Callable[..., Any] = RowDataset,
+    collator: Any = None,
+    steps_per_batch: int = 1,
 ) -> Run:
     """Everything that a run is made of. Nothing is written before all of it has been found to be usable.
 
     Args:
         overwrite: begin anew in a folder that holds another run.
         make_dataset, collator: for kinds of training with examples of their own; see `RowDataset`, `Collator`.
+        steps_per_batch: optimizer steps that learn from the same rows.
 
     Raises:
         VideoReasonerError: the recipe cannot be run here; the message says why.
@@ -154,8 +159,9 @@ def prepare(
     checkpoint = load_model(recipe)
     order = RowOrder([len(rows) for rows in sources], [rows.weight for rows in sources], recipe.seed)
     if recipe.max_steps < 0:
-        args.max_steps = steps_in_all(recipe.num_train_epochs, order.epoch_rows, step_rows)
+        args.max_steps = steps_in_all(recipe.num_train_epochs, order.epoch_rows, step_rows) * steps_per_batch
     lessons = lessons_for(recipe, checkpoint)
+    # As many batches as steps, whatever number of them is drawn: it is what transformers counts on.
     dataset = make_dataset(sources, lessons, order, args.max_steps * step_rows)
     checkpoint.model.model.visual.requires_grad_(not recipe.freeze_vision)
     model = add_adapters(checkpoint.model, recipe.lora, checkpoint.encoder, recipe.seed)
@@ -179,6 +185,7 @@ def prepare(
         collator or Collator(checkpoint.encoder, lessons.reader),
         list(known.values()),
         resume_from,
+        step_rows / steps_per_batch,
     )
 
 

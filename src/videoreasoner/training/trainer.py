@@ -53,6 +53,7 @@ class Run:
         dataset: of positions in the row stream.
         skipped: rows set aside so far.
         resume_from: the checkpoint folder to go on from.
+        step_rows: rows of the stream that an optimizer step goes through; rows that serve several count in parts.
         figures: what callbacks found out since the last logged step.
     """
 
@@ -66,6 +67,7 @@ class Run:
     collator: Collator
     skipped: list[Skipped]
     resume_from: Path | None
+    step_rows: float
     figures: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -194,8 +196,7 @@ class TreeTrainer(Trainer):
         return figures
 
     def _epoch(self) -> float:
-        step_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return round(self.state.global_step * step_rows / self.run.dataset.order.epoch_rows, 4)
+        return round(self.state.global_step * self.run.step_rows / self.run.dataset.order.epoch_rows, 4)
 
     def _add(self, notes: list[Notes]) -> None:
         for note in notes:
