@@ -32,7 +32,8 @@ QUESTIONS = ("When does it happen?", "What color is it?")
 @dataclass(frozen=True)
 class Case:
     """What is timed: arm (tree, repeated, trl), frames and their side in pixels, completions a task and tokens of a
-    completion, steps. `micro` is of TRL alone: completions in a forward and backward pass; None is a whole group."""
+    completion, steps. `micro` is of TRL alone: completions in a forward and backward pass; None is a whole group.
+    `rank` is that of low-rank adapters on the language model, with the vision tower frozen; 0 trains all weights."""
 
     arm: str
     frames: int = 64
@@ -42,6 +43,7 @@ class Case:
     steps: int = 4
     threads: int = 1
     micro: int | None = None
+    rank: int = 0
 
 
 def uneven(completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -79,6 +81,7 @@ def run_ours(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
             "gradient_checkpointing": False,
             "dataloader_num_workers": 0,
             "recorded_rollouts": 0,
+            "lora": {"r": case.rank, "lora_alpha": 2 * case.rank, "lora_dropout": 0} if case.rank else None,
         },
         GrpoRecipe,
     )
@@ -92,8 +95,8 @@ def run_ours(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
     names = ("rollout", "reference", "update")
     parts = {name: statistics.median(line[f"time/{name}"] for line in lines) for name in names}
     peak = _peak_gb()
-    bound = _bound(trainer, case) if case.arm == "tree" else {}
-    states = libraries + _states_gb(trainer.model)
+    bound = _bound(trainer, case) if case.arm == "tree" and not case.rank else {}
+    states = libraries + _states_gb(trainer.model, case)
     return {**parts, "step": statistics.median(times[1:]), "peak_gb": peak, "states_gb": states, **bound}
 
 
@@ -195,11 +198,20 @@ def run_trl(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
         ),
         train_dataset=Dataset.from_list(rows * case.steps),
         processing_class=processor,
+        peft_config=_adapters(case.rank) if case.rank else None,
     )
     trainer.add_callback(_steps_callback(times := []))
     trainer.train()
-    states = libraries + _states_gb(model)
+    states = libraries + _states_gb(trainer.model, case)
     return {"step": statistics.median(times[1:]), "peak_gb": _peak_gb(), "states_gb": states}
+
+
+def _adapters(rank: int) -> Any:
+    """Where ours are: `Lora.target_modules`."""
+    from peft import LoraConfig
+
+    layers = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=layers, task_type="CAUSAL_LM")
 
 
 CHAT_TEMPLATE = (
@@ -238,9 +250,11 @@ def _resident_gb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e9
 
 
-def _states_gb(model: Any) -> float:
-    """Float32 weights, those of the reference, gradients, and both moments of AdamW."""
-    return 5 * 4 * sum(p.numel() for p in model.parameters()) / 1e9
+def _states_gb(model: Any, case: Case) -> float:
+    """Float32 weights, those of a reference of its own, gradients, and both moments of AdamW."""
+    weights = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return 4 * (weights * (1 if case.rank else 2) + 3 * trained) / 1e9
 
 
 def child(text: str) -> None:
@@ -278,8 +292,10 @@ def cases() -> list[Case]:
     compared += [Case("tree", frames=16, completion=128), Case("tree", frames=4, generations=2)]
     every.append(compared[-2])
     every += [replace(case, arm=arm, steps=3) for case in compared for arm in ("repeated", "trl")]
-    # Nearly as many visual tokens as published runs have. A whole group at once would need some 40 GB.
-    return [*every, Case("trl", side=224, steps=2, micro=2)]
+    # With adapters, states are small: memory is what the pass holds, of a task's group or of both as on the tree.
+    every += [Case(arm, rank=64, steps=3, micro=micro) for arm, micro in (("tree", None), ("trl", None), ("trl", 16))]
+    # A whole group at once would need some 22 GB, and some 40 GB with nearly as many visual tokens as published runs.
+    return [*every, Case("trl", frames=128, steps=2, micro=4), Case("trl", side=224, steps=2, micro=2)]
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -292,6 +308,7 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     for result in results:
         arm = f"{result['arm']}, {result['micro']} at a time" if result["micro"] else result["arm"]
+        arm += f", LoRA {result['rank']}" if result["rank"] else ""
         shape = " | ".join(str(result[name]) for name in ("frames", "side", "generations", "completion"))
         head = f"| {arm} | {shape} |"
         if "failed" in result:
@@ -307,7 +324,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def _shape(result: dict[str, Any]) -> tuple[int, ...]:
-    return result["frames"], result["side"], result["generations"], result["completion"]
+    return result["frames"], result["side"], result["generations"], result["completion"], result["rank"]
 
 
 def with_images(checkpoint: Path) -> Path:
@@ -326,7 +343,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/bench-grpo"))
     parser.add_argument("--trl-python", help="a Python that has trl==1.16.0")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", help="frames,side,G,tokens of one case, such as 64,112,8,24")
+    parser.add_argument("--only", help="frames,side,G,tokens of one case, such as 64,112,8,24; ,RANK for one with LoRA")
     parser.add_argument("--arms", default="tree,repeated,trl", help="some of these, with commas between")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -339,7 +356,8 @@ def main() -> None:
     checkpoint = with_images(save_random_checkpoint(arguments.out, SHAPES["small"]))
     results = []
     for case in cases():
-        if arguments.only and arguments.only != f"{case.frames},{case.side},{case.generations},{case.completion}":
+        shape = f"{case.frames},{case.side},{case.generations},{case.completion}{f',{case.rank}' if case.rank else ''}"
+        if arguments.only not in (None, shape):
             continue
         if case.arm not in arguments.arms.split(",") or (case.arm == "trl" and not arguments.trl_python):
             continue

@@ -25,6 +25,7 @@ from videoreasoner.errors import RowError
 from videoreasoner.files import replacing
 from videoreasoner.spans import Span
 from videoreasoner.tasks import LETTERS, Task
+from videoreasoner.validation import explain
 
 _LONGEST_S = sys.float_info.max
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
@@ -237,24 +238,11 @@ def _parse(line: bytes, place: str) -> Row | RowError:
     try:
         return Row.model_validate(content)
     except ValidationError as error:
-        return RowError(f"{place}: {_explain(error)}; mend or remove the line")
+        return RowError(f"{place}: {explain(error)}; mend or remove the line")
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _explain(error: ValidationError) -> str:
-    """What is wrong with each field, in one line."""
-    problems = []
-    for item in error.errors(include_url=False):
-        field = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "missing":
-            problems.append(f"{field} is missing")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            problems.append(f"{field}: {message}" if field else message)
-    return "; ".join(problems)
 
 
 def _is_number(value: Any) -> bool:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from videoreasoner.errors import CheckpointError, SettingError
 from videoreasoner.prompts import Prompts
 from videoreasoner.tasks import Task
+from videoreasoner.validation import explain
 from videoreasoner.video.sampling import SamplingSettings
 
 SETTINGS_FILE = "videoreasoner.json"
@@ -93,10 +94,3 @@ class Settings(BaseModel):
             raise CheckpointError(f"{path}: {explain(error)}") from error
         except ValueError as error:
             raise CheckpointError(f"{path}: not JSON ({error})") from error
-
-
-def explain(error: ValidationError) -> str:
-    """A validation error in one line: each field and what is wrong with it."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}" for item in error.errors()
-    )

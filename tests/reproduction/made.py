@@ -46,8 +46,8 @@ def make_results(folder: Path, recipe: Reproduction, films: int = 250, seed: int
     contents["made"] = {
         "date": "2026-01-02",
         "wall_seconds": 3000,
-        "machine": {"system": "Linux x86_64", "cores": 2, "gpu": None},
-        "versions": {"videoreasoner": "0.1.0"},
+        "machines": [{"system": "Linux x86_64", "cores": 2, "gpu": None}],
+        "versions": [{"videoreasoner": "0.1.0"}, {"videoreasoner": "0.1.1"}],
         "jobs": [{"name": name, "seconds": 61.5, "cpu_seconds": 60.0, "starts": 1} for name in names],
     }
     (folder / "arms").mkdir(parents=True)

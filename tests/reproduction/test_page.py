@@ -81,6 +81,10 @@ def test_the_committed_page_is_that_of_the_committed_files_and_recipe() -> None:
     assert results.recipe == recipe
 
 
+def test_each_version_that_evaluated_is_named(folder: Path) -> None:
+    assert "\nvideoreasoner 0.1.0; videoreasoner 0.1.1.\n" in page_text(read_results(folder), folder.name)
+
+
 def test_interrupted_jobs_are_named(folder: Path) -> None:
     results = read_results(folder)
     results.made["jobs"][0]["starts"] = 2

@@ -8,7 +8,8 @@ import pytest
 
 from tests.reproduction.made import make_results, shipped
 from videoreasoner.errors import EvaluationError
-from videoreasoner.reproduction.results import _compact, covered, read_results, thinned
+from videoreasoner.reproduction.jobs import Record
+from videoreasoner.reproduction.results import _compact, _made, covered, read_results, thinned
 
 
 def test_a_thinned_curve_has_the_means_of_the_whole_one() -> None:
@@ -29,6 +30,14 @@ def test_a_short_curve_is_left_as_it_is_and_holes_stay_holes() -> None:
 def test_time_that_jobs_share_is_counted_once() -> None:
     assert covered([]) == 0.0
     assert covered([(0.0, 4.0), (1.0, 2.0), (3.0, 5.0), (10.0, 11.0)]) == 6.0
+
+
+def test_each_machine_and_version_is_kept_once() -> None:
+    machine = {"system": "Linux", "cores": 2, "gpu": None, "load": 0.1}
+    summaries = [{"machine": machine, "versions": {"torch": number}} for number in ("2.13", "2.14", "2.13")]
+    made = _made({"eval-base": Record("a", ["run"], 1, 10.0, 15.0)}, summaries)
+    assert made["machines"] == [{"system": "Linux", "cores": 2, "gpu": None}]
+    assert made["versions"] == [{"torch": "2.13"}, {"torch": "2.14"}]
 
 
 def test_files_are_json_with_a_line_for_each_list() -> None:

@@ -129,7 +129,7 @@ def _truth(
     from pydantic import ValidationError
 
     from videoreasoner.rows import Row
-    from videoreasoner.settings import explain
+    from videoreasoner.validation import explain
 
     known = {"id": "asked", "video": video, "question": question, "options": option or None}
     try:

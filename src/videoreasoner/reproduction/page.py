@@ -88,7 +88,8 @@ def page_text(results: Results, folder: str) -> str:
     return _TEMPLATES.get_template("page.md").render(
         recipe=results.recipe,
         made=results.made,
-        versions=", ".join(f"{name} {number}" for name, number in results.made["versions"].items()),
+        machines=[f"{m['system']}, {m['cores']} cores, {m['gpu'] or 'no GPU'}" for m in results.made["machines"]],
+        versions=[", ".join(f"{name} {number}" for name, number in v.items()) for v in results.made["versions"]],
         wall=_minutes(results.made["wall_seconds"]),
         core=_minutes(sum(job["cpu_seconds"] for job in jobs)),
         resumed=[job["name"] for job in jobs if job["starts"] > 1],

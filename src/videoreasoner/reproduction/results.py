@@ -66,7 +66,8 @@ class Results:
 
     Attributes:
         questions: `ids`, `films` and `splits`, in the order of the columns, and the `data_hash`.
-        made: `date`, `wall_seconds`, `machine`, `versions`, and of each job `name`, `seconds`, `cpu_seconds`, `starts`.
+        made: `date` of the last job, `wall_seconds`, each of the `machines` and `versions` that evaluated, and of each
+            job `name`, `seconds`, `cpu_seconds`, `starts`.
     """
 
     recipe: Reproduction
@@ -116,7 +117,8 @@ def collect(plan: Plan, ledger: Ledger, folder: Path) -> None:
         curves = [_curves(seed, path / "metrics.jsonl") for (arm, seed), path in plan.trained.items() if arm == name]
         files[f"arms/{name}"] = asdict(ArmResults(evaluations, curves))
     records = {name: ledger.read(name) for name in plan.jobs}
-    files["made"] = _made({name: record for name, record in records.items() if record is not None}, first.summary)
+    done = {name: record for name, record in records.items() if record is not None}
+    files["made"] = _made(done, [run.summary for run in runs.values()])
     try:
         (folder / "arms").mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -184,13 +186,13 @@ def _curves(seed: int, path: Path) -> Curves:
     return Curves(seed, *thinned(lines))
 
 
-def _made(records: Mapping[str, Record], summary: Mapping[str, Any]) -> dict[str, Any]:
+def _made(records: Mapping[str, Record], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ends = {name: record.ended or record.began for name, record in records.items()}
     return {
         "date": datetime.fromtimestamp(max(ends.values()), UTC).date().isoformat(),
         "wall_seconds": round(covered((record.began, ends[name]) for name, record in records.items())),
-        "machine": {key: summary["machine"][key] for key in ("system", "cores", "gpu")},
-        "versions": summary["versions"],
+        "machines": _each({key: s["machine"][key] for key in ("system", "cores", "gpu")} for s in summaries),
+        "versions": _each(summary["versions"] for summary in summaries),
         "jobs": [
             {
                 "name": name,
@@ -201,6 +203,15 @@ def _made(records: Mapping[str, Record], summary: Mapping[str, Any]) -> dict[str
             for name, record in records.items()
         ],
     }
+
+
+def _each(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each different one, in the order in which they come."""
+    different: list[dict[str, Any]] = []
+    for one in found:
+        if one not in different:
+            different.append(one)
+    return different
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

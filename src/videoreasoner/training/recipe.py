@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from videoreasoner.errors import SettingError
 from videoreasoner.tasks import Task
+from videoreasoner.validation import explain_one
 from videoreasoner.video.sampling import PAIR
 
 Positive = Annotated[int, Field(ge=1)]
@@ -267,8 +268,7 @@ def _item(place: Any, part: str, override: str, make: bool) -> Any:
 def _explain(kind: type[BaseModel], problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        message = problem["msg"].removeprefix("Value error, ")
-        return f"{place}: {message}" if place else message
+        return explain_one(problem)
     known = list(_fields_at(kind, problem["loc"][:-1]))
     near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
     return f"there is no key {place}; did you mean {near[0]}?"

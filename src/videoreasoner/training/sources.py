@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from videoreasoner.errors import MissingExtraError, RowError
 from videoreasoner.rows import Row, read_rows_lenient
-from videoreasoner.settings import explain
 from videoreasoner.tasks import Task
 from videoreasoner.training.recipe import Source
+from videoreasoner.validation import explain
 
 
 @dataclass(frozen=True)
