@@ -21,8 +21,8 @@ from videoreasoner.training.examples import (
     Lesson,
     Target,
     completions,
-    is_clipped,
     lesson,
+    reaches_beyond,
     target_texts,
     text_length,
 )
@@ -102,16 +102,10 @@ class Lessons:
         with self.reader.film(video) as film:
             texts = target_texts(row, self.tasks, self.encoder, film.facts.duration_s)
             targets = completions(texts, self.encoder, self.max_target_length)
-            room = self.max_length - text_length(question, targets, self.encoder)
-            clip = film.read(room)
-        if clip is None:
-            raise RowError(
-                f"its text leaves {max(room, 0)} of max_length {self.max_length} tokens for frames, less than a pair; "
-                "raise max_length or lower settings.max_pixels"
-            )
+            clip = film.read(self.max_length, text_length(question, targets, self.encoder))
         tokens = clip.tokens(self.reader.patches, self.tokens_per_second)
         made = lesson(question, targets, tokens, self.encoder, self.shared_prompt)
-        return Example(source, row, made, clip, tokens, is_clipped(row, clip.facts.duration_s))
+        return Example(source, row, made, clip, tokens, reaches_beyond(row, clip.facts.duration_s))
 
 
 class RowDataset(Dataset[Example | Skipped]):

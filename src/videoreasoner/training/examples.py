@@ -48,7 +48,7 @@ def longest_event(row: Row, duration_s: float) -> Span | None:
     return max((span for span in inside if span is not None), key=lambda span: span.length_s, default=None)
 
 
-def is_clipped(row: Row, duration_s: float) -> bool:
+def reaches_beyond(row: Row, duration_s: float) -> bool:
     """Whether an event of the row reaches beyond the film, by more than rounding."""
     return any(span.end_s > duration_s * 1.01 for span in row.event or ())
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from videoreasoner.errors import RowError
 from videoreasoner.models.positions import ClipTokens, temporal_indices
 from videoreasoner.settings import Settings
 from videoreasoner.training.cache import ArrayCache
@@ -133,17 +134,21 @@ class Film:
         if self._opened is not None:
             self._opened.close()
 
-    def read(self, max_tokens: int) -> Clip | None:
-        """The frames that a row shows; None when not even one pair fits into `max_tokens` visual tokens.
+    def read(self, max_length: int, text: int) -> Clip:
+        """The frames that a row shows: as many as leave it at most `max_length` tokens, `text` of them not visual.
 
         Raises:
+            RowError: not even one pair fits.
             VideoError: as for `ClipReader.film`.
         """
         sampling, patches, cache = self._reader.settings.sampling, self._reader.patches, self._reader.cache
         started = time.perf_counter()
-        plan = plan_within(self.facts, sampling, patches, max_tokens)
+        plan = plan_within(self.facts, sampling, patches, max_length - text)
         if plan is None:
-            return None
+            raise RowError(
+                f"its text leaves {max(max_length - text, 0)} of max_length {max_length} tokens for frames, less than "
+                "a pair; raise max_length or lower settings.max_pixels"
+            )
         key = (*self._identity, plan.times_s.tolist(), asdict(patches))
         found = cache.get(*key) if cache else None
         if found is None:

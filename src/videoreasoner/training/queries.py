@@ -10,7 +10,7 @@ from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.models.prompt_tree import Trunk
 from videoreasoner.rows import Row
 from videoreasoner.tasks import Task
-from videoreasoner.training.examples import is_clipped, text_length
+from videoreasoner.training.examples import reaches_beyond, text_length
 from videoreasoner.training.frames import ClipReader
 from videoreasoner.video.patches import Patches, patchify
 
@@ -96,13 +96,7 @@ class QueryMaker:
         with self.reader.film(video) as film:
             duration_s = film.facts.duration_s
             question, prefixes = asked(row, self.tasks, self.encoder, duration_s)
-            room = self.max_length - text_length(question, prefixes, self.encoder)
-            clip = film.read(room)
-        if clip is None:
-            raise RowError(
-                f"its text leaves {max(room, 0)} of max_length {self.max_length} tokens for frames, less than a pair; "
-                "raise max_length or lower settings.max_pixels"
-            )
+            clip = film.read(self.max_length, text_length(question, prefixes, self.encoder))
         return Query(
             source,
             row,
@@ -113,6 +107,6 @@ class QueryMaker:
             question,
             prefixes,
             clip.decode_s,
-            is_clipped(row, duration_s),
+            reaches_beyond(row, duration_s),
             clip.is_reduced,
         )
