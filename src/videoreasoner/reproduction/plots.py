@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def plot_scores(results: Results, path: Path) -> None:
             # A mean of shares may lie a rounding error outside its interval.
             axis.errorbar(means, at, xerr=lengths.clip(0), fmt=mark, color=colour, capsize=3, label=mode)
         axis.set_title(title, fontsize=11)
-        axis.set_yticks(range(len(names)), names)
+        axis.set_yticks(range(len(names)), [textwrap.fill(results.recipe.arms[name].title, 24) for name in names])
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.set_xlim(-3, 103)
         axis.tick_params(labelleft=place % 3 == 0)
@@ -86,19 +87,20 @@ def plot_scores(results: Results, path: Path) -> None:
 def plot_curves(results: Results, path: Path) -> None:
     """Rewards, divergence, loss and parse rate over the steps: the mean over seeds, and what they lie between."""
     figure, axes = _figure(3, 2, (11, 10))
-    trained = {name: arm.train for name, arm in results.recipe.arms.items() if arm.train is not None}
+    trained = {name: arm for name, arm in results.recipe.arms.items() if arm.train is not None}
     handles: dict[str, Any] = {}
     for axis, (kind, key, title) in zip(axes, _CURVES, strict=True):
         for number, name in enumerate(trained):
             curves = [c for c in results.arms[name].curves if key in c.values]
-            if curves and trained[name] == kind:
+            if curves and trained[name].train == kind:
                 colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
                 handles[name] = _draw(axis, [c.step for c in curves], [c.values[key] for c in curves], colour, mark)
         axis.set_title(title, fontsize=11)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     names = [name for name in trained if name in handles]
-    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=4)
+    titles = [trained[name].title for name in names]
+    figure.legend([handles[name] for name in names], titles, loc="outside lower center", ncols=3)
     _save(figure, path)
 
 
