@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from videoreasoner.training.alarms import Alarms
 from videoreasoner.training.grpo_recipe import GrpoRecipe
 from videoreasoner.training.grpo_start import collate_queries, prepare_grpo, train_grpo
 from videoreasoner.training.recipe import parse_recipe
-from videoreasoner.training.recorder import Record, best_and_worst, completions_table
+from videoreasoner.training.recorder import Record, best_and_worst, completions_table, show
 from videoreasoner.video.patches import PatchSettings
 
 # Rewards of completions of which the model writes good and bad ones from the start, so that every step has a direction.
@@ -551,6 +552,13 @@ def test_the_table_shows_what_trl_shows() -> None:
     for part in ("Step 12", "Prompt", "Completion", "IoU", "accuracy", "Advantage", "Where?", "0.25", "0.50"):
         assert part in text
     assert text.count("Where?") == 2
+
+
+def test_a_log_has_room_for_the_table(capsys) -> None:
+    show([replace(record(0.25), completion="red " * 60)], 3, 1)
+    text = capsys.readouterr().err
+    assert "0.25" in text
+    assert max(map(len, text.splitlines())) > 100
 
 
 def test_alarms_sound_once_for_what_never_rose() -> None:

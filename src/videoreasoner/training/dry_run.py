@@ -79,6 +79,11 @@ def precision_notes(recipe: Recipe, hardware: Hardware) -> list[str]:
     return [f"CANNOT RUN: {LOST_UPDATES}"] if loses_updates(recipe, hardware.strategy != "ddp") else []
 
 
+def count_text(parameters: int) -> str:
+    """`8.29 B`, `160.00 M`."""
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
+
+
 def step_shape(sizes: Sequence[RowSize], rows: int, is_shared: bool = True) -> StepShape:
     """The largest step: every row of it as long as the longest."""
     longest = max(sizes, key=lambda size: size.total)
@@ -150,8 +155,8 @@ def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
     most = largest_batch(model, method, data.planned, hardware.device_gb, recipe.shared_prompt)
     fits = "fits" if used <= hardware.device_gb else "DOES NOT FIT"
     lines = [
-        f"{recipe.model_name_or_path}: {model.shape.parameters / GB:.2f} B parameters, "
-        f"{trained_parameters(model.shape, method) / GB:.3f} B of them trained",
+        f"{recipe.model_name_or_path}: {count_text(model.shape.parameters)} parameters, "
+        f"{count_text(trained_parameters(model.shape, method))} of them trained",
         *data.notes,
         *precision_notes(recipe, hardware),
         f"rows: {data.counts}; {steps_text(steps)} of {step_rows} rows",

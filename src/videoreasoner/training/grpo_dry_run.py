@@ -8,6 +8,7 @@ from dataclasses import replace
 from videoreasoner.rows import Row
 from videoreasoner.training.dry_run import (
     Hardware,
+    count_text,
     hours_text,
     in_use_gb,
     measured_rate,
@@ -60,7 +61,7 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
     reference = model.shape.parameters * method.precision.weight_bytes if has_reference else 0
     longest = max(data.planned, key=lambda size: size.total)
     lines = [
-        f"{recipe.model_name_or_path}: {model.shape.parameters / GB:.2f} B parameters"
+        f"{recipe.model_name_or_path}: {count_text(model.shape.parameters)} parameters"
         f"{', and as many of the reference' if has_reference else ''}",
         *data.notes,
         *precision_notes(recipe, hardware),

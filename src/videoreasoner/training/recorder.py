@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+# A log has no width of its own, and in the 80 columns that are assumed then, words are broken up.
+_LOG_WIDTH = 140
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,12 @@ def completions_table(records: Sequence[Record], step: int, count: int) -> Panel
     """A table like TRL's `log_completions`: what was asked and written, each reward, the advantage; and the IoU."""
     table = Table(show_header=True, header_style="bold white", expand=True)
     table.add_column("Prompt", style="bright_yellow")
-    table.add_column("Task", style="bright_yellow")
+    table.add_column("Task", style="bright_yellow", no_wrap=True)
     table.add_column("Completion", style="bright_green")
     names = list(records[0].rewards) if records else []
     for name in names:
-        table.add_column("IoU" if name == "event_iou" else name, style="bold cyan", justify="right")
-    table.add_column("Advantage", style="bold magenta", justify="right")
+        table.add_column("IoU" if name == "event_iou" else name, style="bold cyan", justify="right", no_wrap=True)
+    table.add_column("Advantage", style="bold magenta", justify="right", no_wrap=True)
     # Spread over the step: the first few would all be of one task of one row.
     for record in records[:: max(1, len(records) // count)][:count]:
         values = [record.rewards[name] for name in names]
@@ -69,4 +73,5 @@ def completions_table(records: Sequence[Record], step: int, count: int) -> Panel
 
 def show(records: Sequence[Record], step: int, count: int) -> None:
     """Print a table of `count` rollouts of a step to stderr."""
-    Console(stderr=True).print(completions_table(records, step, count))
+    width = None if sys.stderr.isatty() else _LOG_WIDTH
+    Console(stderr=True, width=width).print(completions_table(records, step, count))
