@@ -295,6 +295,7 @@ def cases() -> list[Case]:
     # With adapters, states are small: memory is what the pass holds, of a task's group or of both as on the tree.
     adapted = [Case("tree", rank=64, steps=3), Case("trl", rank=64, steps=3, micro=16)]
     every += [*adapted, Case("trl", rank=64, steps=3), *(replace(case, side=140) for case in adapted)]
+    every.append(Case("trl", steps=2, micro=16))
     # A whole group at once would need some 22 GB, and some 40 GB with nearly as many visual tokens as published runs.
     return [*every, Case("trl", frames=128, steps=2, micro=4), Case("trl", side=224, steps=2, micro=2)]
 

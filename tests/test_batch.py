@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -360,6 +361,13 @@ def test_two_runs_do_not_write_into_one_file(folder: Path) -> None:
         Run(folder, ROWS)
     assert Run(folder, ROWS).result.answered == 4
     assert not (folder / ".answers.jsonl.lock").exists()
+    (folder / "link.jsonl").symlink_to("answers.jsonl")
+    rows = _write(folder / "rows.jsonl", ROWS)
+    with (
+        locked(folder / ".answers.jsonl.lock", KeyError()),
+        pytest.raises(SettingError, match=r"link\.jsonl: another run"),
+    ):
+        answer_rows(Reasoner(FakeEngine()), rows, folder / "link.jsonl", mode="direct", video_root=folder)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +405,8 @@ def test_the_answer_file_is_made_with_its_folders_or_refused(folder: Path) -> No
     reasoner = Reasoner(FakeEngine())
     out = folder / "new" / "deep" / "answers.jsonl"
     assert answer_rows(reasoner, rows, out, mode="direct", video_root=folder).answered == 1
-    for bad in (folder, rows / "answers.jsonl"):
+    os.mkfifo(folder / "pipe")
+    for bad in (folder, rows / "answers.jsonl", folder / "pipe", Path("/dev/null"), Path("")):
         with pytest.raises(SettingError, match="--out"):
             answer_rows(reasoner, rows, bad, video_root=folder)
 

@@ -59,6 +59,8 @@ def answer_rows(
     """
     if mode not in MODES:
         raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+    if out_path.is_dir() or not out_path.name or (out_path.exists() and not out_path.is_file()):
+        raise SettingError(f"{str(out_path)!r}: no regular file; give --out a file name")
     rows = _load(rows_path)
     engine = reasoner.engine.identity()
     asked_as = {"mode": mode, "engine": engine, "settings": reasoner.settings.looking()}
@@ -66,7 +68,9 @@ def answer_rows(
         with _writing(out_path):
             out_path.parent.mkdir(parents=True, exist_ok=True)
             busy = SettingError(f"{out_path}: another run is writing there; wait for it, or give --out another name")
-            stack.enter_context(locked(out_path.with_name(f".{out_path.name}.lock"), busy))
+            # Of the file itself: through a link, too, it is the one that is written.
+            itself = out_path.resolve()
+            stack.enter_context(locked(itself.with_name(f".{itself.name}.lock"), busy))
             done = _keep_answers(out_path, asked_as)
         _append(out_path, b"")
         waiting = [row for row in rows if not _is_done(row, done, video_root, out_path)]

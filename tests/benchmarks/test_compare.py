@@ -66,6 +66,14 @@ def test_runs_over_different_data_are_refused(benchmark: ParrotBenchmark, tmp_pa
         compare(load_run(tmp_path / "a"), a)
 
 
+@pytest.mark.parametrize("summary", ["{}", "[]", "3"])
+def test_a_folder_of_something_else_is_no_run(summary: str, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(summary)
+    (tmp_path / "results.jsonl").write_text("{}\n")
+    with pytest.raises(EvaluationError, match=r"not a finished run .*something else"):
+        load_run(tmp_path)
+
+
 def test_runs_with_holes_are_refused(benchmark: ParrotBenchmark, tmp_path: Path) -> None:
     a = run(benchmark, Parrot(), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())

@@ -221,6 +221,15 @@ def test_keyframes_are_taken_where_the_settings_say_so(checkpoint: Checkpoint, d
         assert np.array_equal(clip.times_s, film.frames_at(expected.times_s).times_s)
 
 
+def test_rows_of_one_id_are_told_apart(data: Path, tmp_path: Path) -> None:
+    lines = [line for line in data.read_text().splitlines() if json.loads(line).get("event")]
+    same = [json.dumps({**json.loads(line), "id": "x"}) for line in lines]
+    (tmp_path / "rows.jsonl").write_text("\n".join(same) + "\n")
+    source = Source(path=str(tmp_path / "rows.jsonl"), video_root=str(data.parent))
+    rows = read_source(source, [Task.EVENT], None)
+    assert [row.id for row in rows.rows] == ["x", *(f"x#{n}" for n in range(2, len(lines) + 1))]
+
+
 def test_sources_of_other_files_have_other_names() -> None:
     names = {Source(dataset="json", data_files=file, split=split).name for file in "ab" for split in ("train", "test")}
     assert names == {"json:a:train", "json:a:test", "json:b:train", "json:b:test"}

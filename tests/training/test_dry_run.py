@@ -280,6 +280,18 @@ def test_hours_come_from_what_was_measured(tmp_path: Path) -> None:
     lines = [{**first, "time/update": 1.0}, {"rows": 0, "time/update": 1.0}] * 2
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, [{"rows": 9, "time/update": 99.0}, *lines])))
     assert measured_rate(str(tmp_path)) == 1.0
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('\n{"step": 5, "lo')
+    assert measured_rate(str(tmp_path)) == 1.0
+
+
+def test_what_grpo_would_refuse_is_said(folder: Path) -> None:
+    content = recipe_content(folder, folder / "data" / "plain.jsonl")
+    recipe = parse_recipe(content, GrpoRecipe)
+    assert "CANNOT RUN: GRPO samples from whole weights" in grpo_dry_run_report(recipe, Hardware(8, "zero3"))
+    assert "CANNOT RUN" not in grpo_dry_run_report(recipe, Hardware(8, "zero2"))
+    with pytest.raises(SettingError, match="'nope' is none of"):
+        grpo_dry_run_report(parse_recipe({**content, "rewards": {"nope": 1.0}}, GrpoRecipe), Hardware())
 
 
 @pytest.mark.parametrize(("changes", "message"), [({"strategy": "zero4"}, "zero4"), ({"devices": 0}, "at least 1")])

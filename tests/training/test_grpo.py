@@ -29,7 +29,7 @@ from videoreasoner.training.alarms import Alarms
 from videoreasoner.training.grpo_recipe import GrpoRecipe
 from videoreasoner.training.grpo_start import collate_queries, prepare_grpo, train_grpo
 from videoreasoner.training.recipe import parse_recipe
-from videoreasoner.training.recorder import Record, best_and_worst, completions_table, show
+from videoreasoner.training.recorder import Record, _spread, best_and_worst, completions_table, show
 from videoreasoner.video.patches import PatchSettings
 
 # Rewards of completions of which the model writes good and bad ones from the start, so that every step has a direction.
@@ -246,6 +246,10 @@ def test_where_no_process_learns_anything_weights_stay_as_they_are(films, start,
         assert torch.equal(second[name], value), name
     shares = [line["zero_variance_groups"] for line in metrics(tmp_path / "out")]
     assert shares == [pytest.approx(0.5, abs=0.3), 1.0]
+    # The process that has nothing to learn takes part with a filler, which is in no figure.
+    [line, _] = metrics(tmp_path / "out")
+    assert line["kl"] == pytest.approx(0, abs=1e-4)
+    assert line["rollout_mismatch"] < 1e-4
 
 
 @pytest.mark.parametrize("iterations", [1, 2])
@@ -282,6 +286,35 @@ def test_several_updates_on_a_batch_are_no_further_epochs_and_a_finished_run_sta
     lines = (tmp_path / "out" / "metrics.jsonl").read_text()
     train_grpo(wanted)
     assert (tmp_path / "out" / "metrics.jsonl").read_text() == lines
+
+
+def test_a_checkpoint_that_leaves_nothing_to_do_is_refused(films, tmp_path) -> None:
+    train_grpo(recipe(films, tmp_path / "before", max_steps=3, save_steps=3))
+    given = {"resume_from_checkpoint": str(tmp_path / "before" / "checkpoint-3")}
+    with pytest.raises(TrainingError, match=r"stands at step 3, and this run ends at step 2"):
+        prepare_grpo(recipe(films, tmp_path / "a", max_steps=2, **given))
+    with pytest.raises(TrainingError, match=r"checkpoint-3: is between two of the 2 updates"):
+        prepare_grpo(recipe(films, tmp_path / "b", max_steps=6, num_iterations=2, **given))
+
+
+def test_the_table_is_shown_at_logged_steps(films, tmp_path, capsys) -> None:
+    changes = {"num_iterations": 2, "logging_steps": 2, "max_steps": 4, "log_completions": True}
+    train(films, tmp_path / "out", **changes)
+    assert capsys.readouterr().err.count("Advantage") == 2
+
+
+def test_held_out_samples_have_names_of_their_own(films, tmp_path) -> None:
+    train(
+        films,
+        tmp_path / "out",
+        max_steps=1,
+        save_steps=1,
+        eval_data=[{"path": str(films / "plain.jsonl")}],
+        eval_rows=1,
+    )
+    before, line = metrics(tmp_path / "out")
+    assert "held_out/parse_rate/event" in before
+    assert {"parse_rate/event", "held_out/parse_rate/event"} <= line.keys()
 
 
 def test_the_first_update_has_a_ratio_of_one_and_later_ones_do_not(films, tmp_path) -> None:
@@ -375,7 +408,7 @@ def test_thinking_is_reinforced_by_the_answer_alone(films, start, tmp_path) -> N
         assert lines[step]["reward/brevity"] > 0
         assert 0 <= lines[step]["reward/accuracy"] <= 1
         assert lines[step]["parse_rate/think"] >= lines[step]["reward/accuracy"]
-    assert "accuracy/think" in lines[2]
+    assert "held_out/accuracy/think" in lines[2]
     kept = [json.loads(line) for line in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()]
     assert {record["task"] for record in kept} == {"think"}
 
@@ -515,7 +548,7 @@ def test_a_film_that_a_reward_cannot_read_is_set_aside(films, tmp_path, monkeypa
     changes |= {"max_steps": 1, "save_steps": 1, "per_device_train_batch_size": 8, "max_completion_length": 24}
     train(films, tmp_path / "out", **changes)
     [line] = metrics(tmp_path / "out")
-    assert line["rows_skipped"] == 1
+    assert (line["rows"], line["rows_skipped"]) == (len(rows) - 1, 1)
     [skipped] = map(json.loads, (tmp_path / "out" / "skipped.jsonl").read_text().splitlines())
     assert skipped["row"] == bad.id
     assert "reward key_element_retrieval: " in skipped["reason"]
@@ -554,6 +587,15 @@ def test_the_table_shows_what_trl_shows() -> None:
     assert text.count("Where?") == 2
 
 
+def test_the_table_shows_every_task() -> None:
+    records = [replace(record(0.5, n), task=task) for n in range(8) for task in ("event", "answer") for _ in range(4)]
+    shown = _spread(records, 8)
+    assert [r.task for r in shown] == ["event", "answer"] * 4
+    assert {r.completion for r in shown} == {"0", "2", "4", "6"}
+    assert _spread(records[:3], 8) == records[:3]
+    assert _spread([], 8) == []
+
+
 def test_a_log_has_room_for_the_table(capsys) -> None:
     show([replace(record(0.25), completion="red " * 60)], 3, 1)
     text = capsys.readouterr().err
@@ -569,4 +611,6 @@ def test_alarms_sound_once_for_what_never_rose() -> None:
     messages = alarms.update(3, zero)
     assert [message.split()[0] for message in messages] == ["reward/a", "parse_rate/event"]
     assert alarms.update(4, zero) == []
-    assert Alarms(3).update(4, zero) == []
+    # Figures of several steps at once, and a run whose first steps are not known.
+    assert len(Alarms(3).update(4, zero)) == 3
+    assert Alarms(3, goes_on=True).update(3, zero) == []

@@ -180,6 +180,14 @@ def test_a_file_that_does_not_compile_is_named(tmp_path) -> None:
         load_rewards({f"{tmp_path / 'bad.py'}:f": 1.0})
 
 
+class OwnError(Exception):
+    """Of somebody else's reward."""
+
+
+def raise_own() -> None:
+    raise OwnError("no")
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -189,6 +197,7 @@ def test_a_file_that_does_not_compile_is_named(tmp_path) -> None:
         (lambda **_: ["good"], "reward f, row row-0: returned 'good'"),
         (lambda **_: None, "reward f, row row-0: raised TypeError"),
         (lambda **_: [1 / 0], "reward f, row row-0: raised ZeroDivisionError: division by zero"),
+        (lambda **_: raise_own(), "reward f, row row-0: raised OwnError: no"),
         (lambda **columns: columns["nothing"], "reward f, row row-0: raised KeyError"),
         (lambda **_: [None], "row row-0: no reward (f) concerns its completion of the task answer"),
     ],

@@ -136,6 +136,8 @@ def load_run(folder: Path) -> Run:
         summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
         lines = (folder / RESULTS_FILE).read_text(encoding="utf-8").split("\n")
         results = [json.loads(line) for line in lines if line]
+        if not isinstance(summary, dict) or not {"hashes", "failed", "metrics"} <= summary.keys():
+            raise ValueError(f"{SUMMARY_FILE} is something else")
     except (OSError, ValueError) as error:
         raise EvaluationError(
             f"{folder}: not a finished run ({error}); it needs {SUMMARY_FILE} and {RESULTS_FILE}, which "

@@ -105,6 +105,8 @@ def made_films(
     Returns:
         Their folder, and (number of the film, row) for each question of the splits.
     """
+    if films < 1:
+        raise SettingError(f"films is {films}; ask for at least 1")
     content = hash_data([asdict(settings), questions_per_split])
     folder = films_dir / f"s{settings.seed}-{settings.duration_s:g}s-{settings.size}px-{content[:8]}"
     # All splits, so that the next call, for another one, finds them; and a set never shrinks.

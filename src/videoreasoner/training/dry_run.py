@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,7 +111,11 @@ def measured_rate(output_dir: str) -> float | None:
     path = Path(output_dir) / "metrics.jsonl"
     if not path.is_file():
         return None
-    lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        # The last line of a killed run may be half written.
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
     # The first step warms up. Of several steps on the same rows, the first one alone has them.
     timed = [line for line in lines if "rows" in line][1:]
     seconds = sum(line.get(f"time/{part}", 0.0) for line in timed for part in _STEP_PARTS)

@@ -139,7 +139,7 @@ class RunFolder:
         """Add lines to one of the logs."""
         with (self.path / name).open("a", encoding="utf-8") as file:
             # In ASCII: texts may hold half characters, which have no UTF-8, and what `splitlines` takes for line ends.
-            file.write("".join(json.dumps(record) + "\n" for record in records))
+            file.write("".join(json.dumps(record, default=_plain) + "\n" for record in records))
 
     def write_skipped(self, skipped: Sequence[Skipped]) -> None:
         with replacing(self.path / "skipped.jsonl") as temporary:
@@ -187,6 +187,11 @@ def _sync(path: Path) -> None:
 
 def _step(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: scalars of numpy and torch as numbers, all else in words."""
+    return value.item() if getattr(value, "ndim", None) == 0 else str(value)
 
 
 def _line_step(line: str) -> float:

@@ -103,7 +103,7 @@ class GrpoTrainer(TreeTrainer):
         self.sampling = Sampling(
             recipe.num_generations, recipe.temperature, recipe.top_p, recipe.max_completion_length, recipe.seed
         )
-        self.alarms = Alarms(recipe.alarm_steps)
+        self.alarms = Alarms(recipe.alarm_steps, goes_on=run.resume_from is not None)
         self.vision_learns = any(p.requires_grad for p in self._policy().model.visual.parameters())
         self._batches: list[dict[str, Any]] = []
         self._total = torch.ones(())
@@ -137,6 +137,7 @@ class GrpoTrainer(TreeTrainer):
             in_step = self.accelerator.reduce(torch.tensor(own, dtype=torch.float32, device=device), reduction="sum")
             completions, tokens, learned, failures = map(int, in_step.tolist())
             if failures:
+                self.notes.sums["rows"] -= len(failed)
                 self._set_aside(failed)
             self._total = in_step[0]
             rest = iter(outcomes)
@@ -226,14 +227,16 @@ class GrpoTrainer(TreeTrainer):
         now = log_probs.detach()
         device = log_probs.device
         advantages, weights = e.advantages.to(device), e.weights.to(device)
+        # The filler has no weight, and no part in the figures.
+        real = weights > 0
         if e.old is None:
             e.old = now
-            self._note("rollout_mismatch", (torch.exp(now - e.sampled.to(device)) - 1).abs())
+            self._note("rollout_mismatch", (torch.exp(now - e.sampled.to(device)) - 1).abs()[real])
         objective = clipped_objective(log_probs, e.old, advantages, recipe.epsilon, high)
-        self._note("clip_ratio", is_clipped(now, e.old, advantages, recipe.epsilon, high))
+        self._note("clip_ratio", is_clipped(now, e.old, advantages, recipe.epsilon, high)[real])
         if e.reference is not None:
             divergence = k3(log_probs, e.reference)
-            self._note("kl", divergence.detach())
+            self._note("kl", divergence.detach()[real])
             objective = objective - recipe.beta * divergence
         return -(objective * weights).sum()
 
@@ -324,7 +327,9 @@ class GrpoTrainer(TreeTrainer):
         records = [record for e in explored for record in e.records()]
         count = self.recipe.recorded_rollouts
         step = self.state.global_step + 1
-        if self.recipe.log_completions and self.args.should_save and step % self.args.logging_steps == 0:
+        # The next logged step may be a later one on the same rollouts.
+        is_shown = -step % self.args.logging_steps < self.recipe.num_iterations
+        if self.recipe.log_completions and self.args.should_save and is_shown:
             show(records, step, self.recipe.num_completions_to_print)
         gathered = gather_object(best_and_worst(records, count)) if count else []
         if count and self.args.should_save:

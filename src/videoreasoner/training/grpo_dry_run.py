@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from videoreasoner.rows import Row
+from videoreasoner.tasks import Task
 from videoreasoner.training.dry_run import (
     Hardware,
     count_text,
@@ -17,14 +18,19 @@ from videoreasoner.training.dry_run import (
     steps_text,
 )
 from videoreasoner.training.examples import text_length
-from videoreasoner.training.grpo_recipe import GrpoRecipe
+from videoreasoner.training.grpo_recipe import SPLIT_WEIGHTS, GrpoRecipe
 from videoreasoner.training.leaf_batch import tokens_at_once
 from videoreasoner.training.memory import GB, StepShape, estimate
 from videoreasoner.training.queries import asked
+from videoreasoner.training.rewards import KEY_ELEMENT_RETRIEVAL, TaskReward, load_rewards
 from videoreasoner.training.row_sizes import Model, TextTokens, guessed_tokens, read_data, read_model
 
 # What locating and answering write; the limit only bounds what goes wrong.
 _USUAL_COMPLETION = 24
+
+
+# The encoder is not needed to plan for what it judges.
+_RETRIEVAL = TaskReward((Task.KEY_ELEMENTS,), Task.EVENT, lambda *_: None)
 
 
 def query_tokens(recipe: GrpoRecipe, model: Model) -> TextTokens:
@@ -47,6 +53,7 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
     Raises:
         VideoReasonerError: the recipe cannot be run anywhere; the message says why.
     """
+    load_rewards(recipe.rewards, {KEY_ELEMENT_RETRIEVAL: _RETRIEVAL}).check_tasks(recipe.tasks)
     model = read_model(recipe)
     # What is written is counted below.
     data = read_data(recipe, model, query_tokens(recipe, model), ())
@@ -64,8 +71,9 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
         f"{recipe.model_name_or_path}: {count_text(model.shape.parameters)} parameters"
         f"{', and as many of the reference' if has_reference else ''}",
         *data.notes,
+        *([f"CANNOT RUN: {SPLIT_WEIGHTS}"] if hardware.strategy in ("zero3", "fsdp2") else []),
         *precision_notes(recipe, hardware),
-        f"rows: {data.counts}; {steps_text(steps)} of {step_rows} rows and {step_rows * completions} completions",
+        f"rows: {data.counts}; {steps_text(steps)} of {step_rows} rows and up to {step_rows * completions} completions",
         f"longest prompt: {longest.total} tokens, {longest.visual} of them visual ({len(data.sizes)} rows and "
         f"{data.looked_into} films looked into)",
         f"memory of one of {method.devices} device(s), {hardware.strategy}, at the longest prompt:",

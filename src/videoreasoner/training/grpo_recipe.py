@@ -14,6 +14,12 @@ from videoreasoner.training.objective import Normalisation
 from videoreasoner.training.recipe import Positive, Recipe
 from videoreasoner.training.rewards import KEY_ELEMENT_RETRIEVAL
 
+SPLIT_WEIGHTS = (
+    "GRPO samples from whole weights, and FSDP and ZeRO-3 split them; use recipes/accelerate/zero2.yaml "
+    "(optimizer and gradients are split) or multi_gpu.yaml, or train adapters (lora)"
+)
+"""Said of a run before it starts."""
+
 
 class GrpoRecipe(Recipe):
     """Reinforcement of locating and answering (paper, section "Multi-task GRPO")."""

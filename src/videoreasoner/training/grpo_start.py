@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import DistributedType
 from numpy.typing import NDArray
 
-from videoreasoner.errors import QuestionError, RowError, SettingError, VideoError
+from videoreasoner.errors import QuestionError, RowError, SettingError, TrainingError, VideoError
 from videoreasoner.models.checkpoint import Checkpoint, find_folder, load_checkpoint
 from videoreasoner.models.positions import ClipTokens
 from videoreasoner.processes import end_with_parent
@@ -24,7 +24,7 @@ from videoreasoner.settings import Settings
 from videoreasoner.tasks import Task
 from videoreasoner.training.dataset import Lessons, Notes, RowDataset
 from videoreasoner.training.grpo import GrpoTrainer
-from videoreasoner.training.grpo_recipe import GrpoRecipe
+from videoreasoner.training.grpo_recipe import SPLIT_WEIGHTS, GrpoRecipe
 from videoreasoner.training.order import RowOrder
 from videoreasoner.training.queries import Query, QueryMaker
 from videoreasoner.training.retrieval_reward import KeyElementRetrieval
@@ -90,7 +90,8 @@ def prepare_grpo(recipe: GrpoRecipe, overwrite: bool = False) -> GrpoTrainer:
     run = prepare(recipe, overwrite, make_dataset, collate_queries, recipe.num_iterations)
     _go_on_with_data(run, recipe)
     reference = load_reference(recipe, run.checkpoint, run.args.device)
-    trainer = GrpoTrainer(run, recipe, rewards, reference, filler(run.checkpoint, recipe.tasks[0]), progress(run))
+    smallest = filler(run.checkpoint, recipe.tasks[0])
+    trainer = GrpoTrainer(run, recipe, rewards, reference, smallest, progress(run, "held_out/"))
     _check_weights_are_whole(trainer.accelerator)
     return trainer
 
@@ -180,17 +181,23 @@ def _check_weights_are_whole(accelerator: Any) -> None:
     """
     plugin = accelerator.state.deepspeed_plugin
     if accelerator.distributed_type is DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3):
-        raise SettingError(
-            "GRPO samples from whole weights, and FSDP and ZeRO-3 split them; use recipes/accelerate/zero2.yaml "
-            "(optimizer and gradients are split) or multi_gpu.yaml, or train adapters (lora)"
-        )
+        raise SettingError(SPLIT_WEIGHTS)
 
 
 def _go_on_with_data(run: Run, recipe: GrpoRecipe) -> None:
-    """Begin where the rows of the finished steps end: transformers would count one batch of rows a step."""
+    """Begin where the rows of the finished steps end: transformers would count one batch of rows a step.
+
+    Raises:
+        TrainingError: the steps end between two updates on a batch.
+    """
     if recipe.num_iterations == 1 or run.resume_from is None:
         return
     done = json.loads((run.resume_from / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    if done % recipe.num_iterations:
+        raise TrainingError(
+            f"{run.resume_from}: is between two of the {recipe.num_iterations} updates on a batch (num_iterations); "
+            "give a checkpoint whose step is a multiple of it"
+        )
     args = run.args
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     run.dataset.first = done // recipe.num_iterations * rows

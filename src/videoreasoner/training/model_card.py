@@ -15,7 +15,8 @@ from videoreasoner.training.sources import Rows, Skipped
 
 _PACKAGES = ("videoreasoner", "transformers", "accelerate", "torch")
 _KINDS = {"ColdStartRecipe": "the multi-task cold start", "GrpoRecipe": "multi-task GRPO"}
-_SHOWN = ("loss", "reward", "parse_rate", "iou/event", "accuracy/answer")
+_SAMPLED = ("parse_rate", "iou/event", "accuracy/answer")
+_SHOWN = ("loss", "reward", *_SAMPLED, *(f"held_out/{name}" for name in _SAMPLED))
 
 
 def model_card(
@@ -83,5 +84,5 @@ def _scores(history: Sequence[dict[str, Any]]) -> list[str]:
         return []
     lines = ["| figure | step | value |", "|---|---|---|"]
     lines += [f"| {name} | {step} | {value:.3f} |" for name, (step, value) in latest.items()]
-    note = "Of the run itself; parse rate, IoU and accuracy are of a few held-out rows, which is no evaluation."
+    note = "Of the run itself; IoU, accuracy and what is called held-out are of a few rows, which is no evaluation."
     return ["## Figures", "", *lines, "", note, ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,8 +58,7 @@ def completions_table(records: Sequence[Record], step: int, count: int) -> Panel
     for name in names:
         table.add_column("IoU" if name == "event_iou" else name, style="bold cyan", justify="right", no_wrap=True)
     table.add_column("Advantage", style="bold magenta", justify="right", no_wrap=True)
-    # Spread over the step: the first few would all be of one task of one row.
-    for record in records[:: max(1, len(records) // count)][:count]:
+    for record in _spread(records, count):
         values = [record.rewards[name] for name in names]
         table.add_row(
             Text(record.question),
@@ -69,6 +69,16 @@ def completions_table(records: Sequence[Record], step: int, count: int) -> Panel
         )
         table.add_section()
     return Panel(table, expand=False, title=f"Step {step}", border_style="bold white")
+
+
+def _spread(records: Sequence[Record], count: int) -> list[Record]:
+    """Some records of each task in turn, and of each task over all rows: the first few would all be of one."""
+    of_task: dict[str, list[Record]] = {}
+    for record in records:
+        of_task.setdefault(record.task, []).append(record)
+    share = -(-count // max(1, len(of_task)))
+    parts = [[own[i * len(own) // share] for i in range(min(share, len(own)))] for own in of_task.values()]
+    return [record for group in itertools.zip_longest(*parts) for record in group if record is not None][:count]
 
 
 def show(records: Sequence[Record], step: int, count: int) -> None:

@@ -27,24 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from videoreasoner.errors import RewardError, SettingError, VideoError, VideoReasonerError
+from videoreasoner.errors import RewardError, SettingError, VideoError
 from videoreasoner.rows import Row
 from videoreasoner.spans import best_iou
 from videoreasoner.tasks import Task, judged_by, parse_choice, parse_event, stated_answer
-
-# What a function of somebody else's may end in. Anything else, such as running out of memory, is not about the reward.
-_FOREIGN_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 
 
 class Reward(float):
@@ -241,7 +227,9 @@ class Rewards:
                 )
             except VideoError as error:
                 raise VideoError(f"reward {name}: {error}") from error
-            except (*_FOREIGN_ERRORS, VideoReasonerError) as error:
+            except MemoryError:
+                raise
+            except Exception as error:
                 raise RewardError(
                     f"reward {name}, row {row.id}: raised {type(error).__name__}: {error}; "
                     "mend the function, or take it out of `rewards`"
@@ -314,7 +302,7 @@ def _load(spec: str, known: Sequence[str]) -> RewardFunction:
         )
     try:
         module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except _FOREIGN_ERRORS as error:
+    except Exception as error:
         raise SettingError(f"rewards: {spec}: cannot be loaded ({type(error).__name__}: {error})") from error
     function = getattr(module, name, None)
     if not callable(function):

@@ -122,8 +122,8 @@ class OutputSampler(TrainerCallback):
     every token; there nothing is sampled, and `why_not` says so.
     """
 
-    def __init__(self, run: Any) -> None:
-        self.run = run
+    def __init__(self, run: Any, prefix: str = "") -> None:
+        self.run, self.prefix = run, prefix
         self.why_not = ""
         self._examples: list[Example] | None = None
 
@@ -154,7 +154,7 @@ class OutputSampler(TrainerCallback):
         samples = gather_object(mine)
         if self.run.args.should_save:
             self.run.folder.append("samples.jsonl", *({"step": step, **asdict(sample)} for sample in samples))
-        return figures(samples)
+        return {f"{self.prefix}{name}": value for name, value in figures(samples).items()}
 
     def _held_out(self) -> list[Example]:
         """This process's share of the first rows that can be used; read once."""

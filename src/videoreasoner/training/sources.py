@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -59,6 +60,9 @@ class Rows:
 def read_source(source: Source, tasks: Sequence[Task], video_root: str | None, needs_videos: bool = True) -> Rows:
     """Read a source. A row that is not valid, supports no task, or whose video is not there is set aside.
 
+    Rows are told apart by their ids, in logs and in what is sampled for them, so an id that came before gets a number:
+    `a`, `a#2`.
+
     Args:
         needs_videos: off, rows are used whether their video is there or not.
 
@@ -70,6 +74,7 @@ def read_source(source: Source, tasks: Sequence[Task], video_root: str | None, n
     rows: list[Row] = []
     skipped: list[Skipped] = []
     digest = hashlib.sha256()
+    seen: Counter[str] = Counter()
     for row in _read(source):
         if isinstance(row, RowError):
             place, _, reason = str(row).removeprefix(f"{source.name}, ").partition(": ")
@@ -77,6 +82,9 @@ def read_source(source: Source, tasks: Sequence[Task], video_root: str | None, n
             digest.update(str(row).encode("utf-8", "backslashreplace"))
             continue
         digest.update(row.to_json_line().encode())
+        seen[row.id] += 1
+        if seen[row.id] > 1:
+            row = row.model_copy(update={"id": f"{row.id}#{seen[row.id]}"})
         reason = _why_not(row, tasks, root, needs_videos)
         if reason:
             skipped.append(Skipped(source.name, row.id, reason))

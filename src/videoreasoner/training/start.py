@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -168,7 +169,7 @@ def prepare(
     with args.main_process_first(desc="claiming the output folder"):
         if args.should_save:
             folder.claim(identity, overwrite)
-    resume_from = starting_point(folder, recipe)
+    resume_from = starting_point(folder, recipe, args.max_steps)
     earlier = folder.read_skipped() if resume_from is not None else []
     known = {(item.source, item.row): item for item in (*skipped, *earlier)}
     if args.should_save:
@@ -195,7 +196,7 @@ def _check_master_weights(recipe: Recipe, args: TrainingArguments) -> None:
         raise SettingError(LOST_UPDATES)
 
 
-def starting_point(folder: RunFolder, recipe: Recipe) -> Path | None:
+def starting_point(folder: RunFolder, recipe: Recipe, max_steps: int) -> Path | None:
     """The checkpoint to go on from; None: begin with the weights of `model_name_or_path`.
 
     In this order:
@@ -204,23 +205,34 @@ def starting_point(folder: RunFolder, recipe: Recipe) -> Path | None:
     3. the initial weights.
 
     Raises:
-        TrainingError: the given checkpoint holds no state of a run.
+        TrainingError: the given checkpoint holds no state of a run, or leaves no step to take.
     """
     own = folder.last_checkpoint()
     if own is not None or recipe.resume_from_checkpoint is None:
         return own
     given = Path(recipe.resume_from_checkpoint)
-    if not (given / "trainer_state.json").is_file():
+    state = given / "trainer_state.json"
+    if not state.is_file():
         raise TrainingError(
             f"resume_from_checkpoint {given}: holds no trainer_state.json; give a checkpoint-N folder of a run, "
             "or use the folder as model_name_or_path to begin from its weights"
         )
+    done = json.loads(state.read_text(encoding="utf-8"))["global_step"]
+    if done >= max_steps:
+        raise TrainingError(
+            f"resume_from_checkpoint {given}: stands at step {done}, and this run ends at step {max_steps}; raise "
+            "max_steps, or use the folder as model_name_or_path to begin from its weights"
+        )
     return given
 
 
-def progress(run: Run) -> list[TrainerCallback]:
-    """What watches a run: sampled outputs, metrics.jsonl, and the bar."""
-    return [OutputSampler(run), MetricsFile(run.folder), ProgressBar(run)]
+def progress(run: Run, held_out: str = "") -> list[TrainerCallback]:
+    """What watches a run: sampled outputs, metrics.jsonl, and the bar.
+
+    Args:
+        held_out: begins the names of what is found in sampled outputs, where training has figures of the same names.
+    """
+    return [OutputSampler(run, held_out), MetricsFile(run.folder), ProgressBar(run)]
 
 
 def carry_out(trainer: TreeTrainer) -> Path:
