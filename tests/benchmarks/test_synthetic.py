@@ -86,6 +86,20 @@ def test_films_are_made_once_for_all_that_ask_about_them(tmp_path: Path) -> None
     assert other.video_root != many.video_root
 
 
+def test_a_large_set_that_was_stopped_leaves_small_ones_small(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        synthetic_benchmark(tmp_path, 50, held_out_settings(**SMALL), ["plain"], progress=stop)
+    counted: list[tuple[int, int]] = []
+    benchmark = synthetic_benchmark(
+        tmp_path, 1, held_out_settings(**SMALL), ["plain"], progress=lambda *of: counted.append(of)
+    )
+    assert (len(benchmark.rows), counted) == (1, [(1, 1)])
+
+
 def test_a_benchmarks_rows_hold_no_reasoning_and_are_otherwise_those_of_the_film(tmp_path: Path) -> None:
     benchmark = synthetic_benchmark(tmp_path, 2, held_out_settings(**SMALL))
     made = {row.id: row for split in ("plain", "detail") for row in read_rows(benchmark.video_root / f"{split}.jsonl")}

@@ -512,6 +512,15 @@ def test_a_run_that_is_stopped_shows_no_traceback(monkeypatch: pytest.MonkeyPatc
     assert result.err in ("", "stopped\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_behind_the_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "videoreasoner", "--version"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr == ("error: the output cannot be written (No space left on device); send it to another place\n")
+
+
 def test_bad_input_in_a_process_of_its_own_is_one_line(tmp_path: Path) -> None:
     path = Recipe("ribbon.mp4", count=4, size=(402, 2)).make(tmp_path)
     _one_line(_in_a_process("ask", path, "What?"), str(path))

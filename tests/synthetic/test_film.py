@@ -251,6 +251,8 @@ def test_an_interrupted_set_is_resumed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         make_films(tmp_path, 2, TINY, ["plain"], progress=stop)
     assert not (tmp_path / "plain.jsonl").exists()
+    # A set that was never finished keeps nobody from a smaller one.
+    assert json.loads((tmp_path / "settings.json").read_text())["films"] == 0
     before = (tmp_path / "films/00000.mp4").stat().st_mtime_ns
     assert len(make_films(tmp_path, 2, TINY, ["plain"])) == 2
     assert (tmp_path / "films/00000.mp4").stat().st_mtime_ns == before

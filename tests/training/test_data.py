@@ -192,11 +192,13 @@ def test_rows_that_no_film_is_needed_to_refuse(data: Path, tmp_path: Path) -> No
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n")
     rows = read_source(Source(path=str(path)), TASKS, str(data.parent))
-    assert [row.id for row in rows.rows] == [good["id"]]
+    # A film may come or go: its row keeps its place in the stream.
+    assert [row.id for row in rows.rows] == [good["id"], "away"]
+    [absent] = rows.absent
+    assert (absent.row, "check video_root" in absent.reason) == ("away", True)
     reasons = {item.row: item.reason for item in rows.skipped}
-    assert reasons.keys() == {"line 2", "away", "idle", "line 5"}
+    assert reasons.keys() == {"line 2", "idle", "line 5"}
     assert "swap the two" in reasons["line 2"]
-    assert "check video_root" in reasons["away"]
     assert "supports none of the tasks" in reasons["idle"]
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({**good, "key_elements": None}))
@@ -204,6 +206,14 @@ def test_rows_that_no_film_is_needed_to_refuse(data: Path, tmp_path: Path) -> No
         read_sources([Source(path=str(other))], TASKS, str(data.parent))
     with pytest.raises(RowError, match=r"none of the 1 rows can be used; the first: .*no such video"):
         read_sources([Source(path=str(other))], TASKS, str(tmp_path))
+
+
+def test_a_file_that_is_listed_again_has_a_name_of_its_own(data: Path, tmp_path: Path) -> None:
+    listed = [Source(path=str(data)), Source(path=str(data), video_root=str(tmp_path))]
+    here, elsewhere = read_sources(listed, TASKS, str(data.parent))
+    assert (here.name, elsewhere.name) == (str(data), f"{data}#2")
+    assert (len(here.absent), len(elsewhere.absent)) == (0, len(elsewhere))
+    assert {item.source for item in elsewhere.absent} == {elsewhere.name}
 
 
 def test_a_data_set_without_its_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

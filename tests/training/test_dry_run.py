@@ -33,7 +33,7 @@ from videoreasoner.training.queries import QueryMaker
 from videoreasoner.training.recipe import ColdStartRecipe, Lora, Recipe, parse_recipe
 from videoreasoner.training.row_sizes import Model, RowSize, longest_row, read_model, row_sizes
 from videoreasoner.training.shapes import PUBLISHED, config_shape, published_shape
-from videoreasoner.training.sources import read_sources
+from videoreasoner.training.sources import Skipped, read_sources
 from videoreasoner.training.start import lessons_for, load_model
 
 STEP = StepShape(1, 4000, 3600, 60)
@@ -52,7 +52,7 @@ def recipe_for(folder: Path, **changes: Any) -> ColdStartRecipe:
     return parse_recipe({**recipe_content(folder, folder / "data" / "plain.jsonl"), **changes}, ColdStartRecipe)
 
 
-def sizes_of(recipe: ColdStartRecipe, model: Model) -> tuple[list[RowSize], int]:
+def sizes_of(recipe: ColdStartRecipe, model: Model) -> tuple[list[RowSize], int, list[Skipped]]:
     sources = read_sources(recipe.data, recipe.tasks, recipe.video_root)
     return row_sizes(recipe, model, lesson_tokens(recipe, model), sources)
 
@@ -87,8 +87,8 @@ def test_the_tokens_are_those_of_training(folder: Path) -> None:
     recipe = recipe_for(folder, max_length=165)
     model = read_model(recipe)
     sources = read_sources(recipe.data, recipe.tasks, recipe.video_root)
-    sizes, looked_into = row_sizes(recipe, model, lesson_tokens(recipe, model), sources)
-    assert looked_into == len(sizes) == 6
+    sizes, looked_into, refused = row_sizes(recipe, model, lesson_tokens(recipe, model), sources)
+    assert (looked_into, len(sizes), refused) == (6, 6, [])
     assert len({size.visual for size in sizes}) > 1
     lessons = lessons_for(recipe, load_model(recipe))
     for row, size in zip(sources[0].rows, sizes, strict=True):
@@ -120,7 +120,7 @@ def test_the_tokens_are_those_of_queries(
     recipe = parse_recipe({**content, **({"rewards": rewards} if rewards else {})}, GrpoRecipe)
     model = read_model(recipe)
     sources = read_sources(recipe.data, recipe.fields, recipe.video_root)
-    sizes, _ = row_sizes(recipe, model, query_tokens(recipe, model), sources)
+    sizes, *_ = row_sizes(recipe, model, query_tokens(recipe, model), sources)
     lessons = lessons_for(recipe, load_model(recipe))
     wanted = {task: frozenset({recipe.field(task)}) for task in recipe.tasks}
     maker = QueryMaker(lessons.encoder, lessons.reader, wanted, recipe.max_length, lessons.tokens_per_second)
@@ -192,7 +192,7 @@ def test_what_saves_memory_saves_memory() -> None:
 def test_the_largest_batch_fits_and_one_more_does_not(folder: Path) -> None:
     recipe = recipe_for(folder)
     model = read_model(recipe)
-    sizes, _ = sizes_of(recipe, model)
+    sizes, *_ = sizes_of(recipe, model)
     method = planned_method(recipe, Hardware())
     few = [largest_batch(model, method, sizes, gb, True) for gb in (1.0, 1.6, 2.0)]
     assert few[0] == 0 < few[1] < few[2]
@@ -249,6 +249,26 @@ def test_without_its_files_a_recipe_is_planned_for_its_longest_row(kind: type[Re
     assert "at 2 rows/s (given)" in whole
 
 
+@pytest.mark.parametrize("kind", [ColdStartRecipe, GrpoRecipe])
+def test_rows_that_the_run_would_skip_are_said(kind: type[Recipe], folder: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "data" / "plain.jsonl").read_text().splitlines()]
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    rows[0]["video"] = str(tmp_path / "broken.mp4")
+    rows[1]["video"] = str(tmp_path / "away.mp4")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content = {**recipe_content(folder, path), "video_root": str(folder / "data")}
+    make = grpo_dry_run_report if kind is GrpoRecipe else dry_run_report
+    report = make(parse_recipe(content, kind), Hardware())
+    assert "rows: 6 usable, 0 skipped, videos of 1 not here; " in report
+    named = f"1 of 6 rows looked at would be skipped; the first: {rows[0]['id']} of {path}: {tmp_path}/broken.mp4"
+    assert named in report
+    assert "CANNOT RUN: 16.7% of the rows would be skipped, and max_skipped_fraction is 0.02" in report
+    raised = make(parse_recipe({**content, "max_skipped_fraction": 0.2}, kind), Hardware())
+    assert named in raised
+    assert "CANNOT RUN" not in raised
+
+
 def test_missing_held_out_rows_are_named(folder: Path) -> None:
     report = dry_run_report(recipe_for(folder, eval_data=[{"path": "held-out.jsonl"}]), Hardware())
     assert "NOT HERE: held-out.jsonl; a real start stops there" in report
@@ -259,7 +279,7 @@ def test_missing_held_out_rows_are_named(folder: Path) -> None:
 def test_the_longest_row_holds_every_row(folder: Path) -> None:
     recipe = recipe_for(folder)
     model = read_model(recipe)
-    sizes, _ = sizes_of(recipe, model)
+    sizes, *_ = sizes_of(recipe, model)
     longest = longest_row(recipe, model, (recipe.max_target_length,) * len(recipe.tasks))
     assert longest.visual == max(size.visual for size in sizes)
     assert longest.text > max(size.text for size in sizes)

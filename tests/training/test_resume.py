@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,13 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from tests.training import killed
 from tests.training.toy import make_data, make_model, recipe_content
 from videoreasoner.errors import TrainingError
-from videoreasoner.training.cold_start import train_cold_start
+from videoreasoner.training.cold_start import ColdStartTrainer, train_cold_start
+from videoreasoner.training.dataset import Collator
 from videoreasoner.training.folder import RunFolder
 from videoreasoner.training.recipe import ColdStartRecipe, parse_recipe
+from videoreasoner.training.sources import Skipped
+from videoreasoner.training.start import carry_out, prepare, progress
 
 # A server that has torch loaded, from which each run is a fresh process.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -136,6 +141,88 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     straight = recipe_content(folder, folder / "data" / "plain.jsonl", output_dir=str(tmp_path / "straight"))
     train(straight)
     assert finished(content) == finished(straight)
+
+
+def with_films(folder: Path, made: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The rows of `folder`, with films of their own that can come and go."""
+    shutil.copytree(folder / "data", made)
+    path = made / "plain.jsonl"
+    return path, [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
+
+
+def test_films_that_come_and_go_leave_the_order_of_the_other_rows(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rows = with_films(folder, tmp_path / "films")
+    drawn: list[list[str]] = []
+    whole = Collator.__call__
+
+    def seen(self: Collator, items: Any) -> dict[str, Any]:
+        drawn.append([item.row if isinstance(item, Skipped) else item.row.id for item in items])
+        return whole(self, items)
+
+    monkeypatch.setattr(Collator, "__call__", seen)
+    content = recipe_content(folder, path, output_dir=str(tmp_path / "out"), max_skipped_fraction=0.5)
+    train({**content, "output_dir": str(tmp_path / "straight")})
+    straight, drawn[:] = list(drawn), []
+    film = path.parent / rows[0]["video"]
+    film.rename(film.with_suffix(".away"))
+    stopped(content, 3)
+    first, drawn[:] = list(drawn), []
+    assert [item["row"] for item in rows_of(tmp_path / "out")] == [rows[0]["id"]]
+    film.with_suffix(".away").rename(film)
+    train(content)
+    # Up to the checkpoint of step 2, and from there on.
+    assert first[:2] + drawn == straight
+    assert rows_of(tmp_path / "out") == []
+    [*_, last] = finished(content)[1]
+    assert last["rows_skipped"] == 0
+
+
+def test_a_film_that_was_mended_is_no_longer_listed(folder: Path, tmp_path: Path) -> None:
+    path, rows = with_films(folder, tmp_path / "films")
+    film = path.parent / rows[0]["video"]
+    good = film.read_bytes()
+    film.write_bytes(b"no film")
+    content = recipe_content(
+        folder, path, output_dir=str(tmp_path / "out"), max_skipped_fraction=0.5, max_steps=9, save_steps=3
+    )
+    stopped(content, 4)
+    [listed] = rows_of(tmp_path / "out")
+    assert (listed["row"], listed["step"] in (1, 2, 3)) == (rows[0]["id"], True)
+    film.write_bytes(good)
+    train(content)
+    assert rows_of(tmp_path / "out") == []
+
+
+def stopped(content: dict[str, Any], step: int) -> None:
+    """Train up to a step, and stop there as a run does that is killed."""
+    trainer = ColdStartTrainer(run := prepare(parse_recipe(content, ColdStartRecipe)), progress(run))
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    trainer.add_callback(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(trainer)
+
+
+def test_lines_of_the_metrics_are_whole_whenever_a_run_stops(folder: Path, tmp_path: Path) -> None:
+    changes = {"logging_steps": 3, "save_steps": 2, "max_steps": 8}
+    content = recipe_content(folder, folder / "data" / "plain.jsonl", output_dir=str(tmp_path / "out"), **changes)
+    stopped(content, 5)
+    train(content)
+    straight = {**content, "output_dir": str(tmp_path / "straight")}
+    train(straight)
+    assert finished(content) == finished(straight)
+    assert [line["step"] for line in finished(content)[1]] == [2, 3, 4, 6, 8]
+    assert sum(line["rows"] for line in finished(content)[1]) == 2 * 8
 
 
 def test_the_folder_of_another_run_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -22,13 +22,14 @@ from videoreasoner.rows import read_rows
 from videoreasoner.tasks import EVENT_TOKENS, Task
 from videoreasoner.training import cold_start
 from videoreasoner.training.adapters import UNQUANTISED
+from videoreasoner.training.arguments import training_arguments
 from videoreasoner.training.cold_start import ColdStartTrainer, train_cold_start
 from videoreasoner.training.dry_run import Hardware, dry_run_report
 from videoreasoner.training.folder import RunFolder
 from videoreasoner.training.recipe import ColdStartRecipe, loses_updates, parse_recipe
 from videoreasoner.training.samples import read_back
 from videoreasoner.training.sources import Skipped
-from videoreasoner.training.start import carry_out, prepare, progress, training_arguments
+from videoreasoner.training.start import carry_out, prepare, progress
 
 FAMILIES = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
 
@@ -178,6 +179,36 @@ def test_a_step_without_any_usable_row_goes_by(folder: Path, tmp_path: Path) -> 
     assert all(math.isfinite(line["loss"]) for line in metrics(out))
 
 
+def test_a_schedule_may_have_settings_of_its_own(folder: Path, tmp_path: Path) -> None:
+    changes = {"lr_scheduler_type": "warmup_stable_decay", "trainer": {"lr_scheduler_kwargs": {"num_decay_steps": 2}}}
+    out = train(content_for(folder, tmp_path / "out", **changes))
+    assert [line["learning_rate"] for line in metrics(out)][-1] < 1e-3
+
+
+def test_nothing_that_a_run_begins_from_is_removed_by_it(folder: Path, tmp_path: Path) -> None:
+    out = train(content_for(folder, tmp_path / "out", max_steps=2))
+    for changes in ({"model_name_or_path": str(out)}, {"resume_from_checkpoint": str(out / "checkpoint-2")}):
+        content = {**content_for(folder, out, max_steps=2), **changes}
+        with pytest.raises(SettingError, match=r"lies in output_dir.*another output_dir"):
+            train_cold_start(parse_recipe(content, ColdStartRecipe), overwrite=True)
+    assert (out / "checkpoint-2" / "model.safetensors").is_file()
+
+
+def test_key_elements_are_sampled_for_rows_that_have_none(folder: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "data" / "plain.jsonl").read_text().splitlines()]
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text("".join(json.dumps({**row, "key_elements": None}) + "\n" for row in rows))
+    eval_data = [{"path": str(held_out)}]
+    out = train(content_for(folder, tmp_path / "out", eval_data=eval_data, eval_rows=2, max_steps=1))
+    sampled = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert {line["task"] for line in sampled} == {"event", "key_elements", "answer"}
+    assert all(line["score"] is None for line in sampled if line["task"] == "key_elements")
+    held_out.write_text("".join(json.dumps({**row, "event": None}) + "\n" for row in rows))
+    with pytest.raises(VideoReasonerError, match=r"held-out\.jsonl: no row supports the task event"):
+        train(content_for(folder, tmp_path / "other", eval_data=eval_data))
+    assert not (tmp_path / "other" / "run.json").exists()
+
+
 def test_the_vision_tower_stays_where_it_is_frozen(folder: Path, tmp_path: Path) -> None:
     out = train(content_for(folder, tmp_path / "out", freeze_vision=True, max_steps=2))
     start, end = load_file(folder / "model" / "model.safetensors"), load_file(out / "model.safetensors")
@@ -194,6 +225,14 @@ def test_the_vision_tower_stays_where_it_is_frozen(folder: Path, tmp_path: Path)
         ({"lora": {"target_modules": ["no_such_layer"]}}, SettingError, "no_such_layer"),
         ({"lora": {"load_in_4bit": True}}, SettingError, "needs a GPU"),
         ({"lr_scheduler_type": "sideways"}, SettingError, "sideways"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, SettingError, r"min_lr.*trainer\.lr_scheduler_kwargs"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, SettingError, r"num_decay_steps.*trainer\.lr_scheduler_kwargs"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, SettingError, "requires an eval strategy"),
+        ({"optim": "sideways"}, SettingError, "sideways"),
+        ({"optim": "lomo"}, SettingError, "optim lomo: cannot be used here .*install"),
+        ({"report_to": "sideways"}, SettingError, "report_to sideways: "),
+        ({"report_to": "wandb"}, SettingError, "report_to wandb: .*installed"),
+        ({"eval_data": [{"path": "/nowhere.jsonl"}]}, VideoReasonerError, "/nowhere.jsonl: no such file"),
         ({"output_dir": "/proc/none/out"}, TrainingError, "cannot be written"),
     ],
 )

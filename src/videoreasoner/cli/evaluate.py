@@ -95,7 +95,7 @@ def synthetic(
     film_settings = held_out_settings(seed, duration_s=duration, size=size, world=world)
     with _FilmProgress() as progress:
         benchmark = synthetic_benchmark(films_dir, films, film_settings, splits, questions, progress)
-    folder = out or Path("out/eval") / f"synthetic-{split}-{Path(model).name}-{mode}"
+    folder = out or Path("out/eval") / f"synthetic-{split}-{Path(model).resolve().name}-{mode}"
     done = _run(benchmark, candidate, folder, mode, workers)
     typer.echo(metric_tables(done.metrics) + "\n")
     _close([done])
@@ -132,7 +132,7 @@ def needle(
     grid = Grid(tuple(length or LENGTHS_S), tuple(detail or DETAILS_S))
     candidate = LocalCandidate(model, device, threads, {"encoder": encoder, "frame_budget": frame_budget})
     _check(candidate, "focus", workers)
-    folder = out or Path("out/eval") / f"needle-{Path(model).name}"
+    folder = out or Path("out/eval") / f"needle-{Path(model).resolve().name}"
     with _FilmProgress() as progress:
         benchmark = needle_benchmark(films_dir, grid, films, size, seed, progress)
     runs = {mode: _run(benchmark, candidate, folder / mode, mode, workers) for mode in ("direct", "focus")}

@@ -5,7 +5,9 @@ Exit codes: 0 done, 1 a defect of this package, 2 bad input or usage (one line o
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -15,6 +17,8 @@ from typer.exceptions import TyperException
 
 from videoreasoner.cli import ask, demo, doctor, evaluate, reproduce, synthetic, train
 from videoreasoner.errors import VideoReasonerError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 app = typer.Typer(
     name="videoreasoner",
@@ -64,6 +68,14 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         text = error.format_message() if isinstance(error, TyperException) else str(error)
         print("error: " + " ".join(text.split()), file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # Of a stream, which has no name: a full disk behind `> answer.txt`.
+        if debug or error.filename is not None or error.errno not in _FULL:
+            raise
+        print(f"error: the output cannot be written ({error.strerror}); send it to another place", file=sys.stderr)
+        # What is left in the buffer would be tried, and fail, once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from os import PathLike
@@ -193,15 +194,11 @@ def make_films(
         "questions_per_split": questions_per_split,
         "settings": asdict(settings),
     }
-    try:
+    with _writing(folder):
         (folder / "films").mkdir(parents=True, exist_ok=True)
         if overwrite:
             _clear(folder)
         _claim(folder, json.loads(json.dumps(content)))
-    except OSError as error:
-        raise SettingError(
-            f"{folder}: cannot be used as out_dir ({error.strerror or error}); choose a folder that is writable"
-        ) from error
     rows: dict[Split, list[Row]] = {split: [] for split in splits}
     for number in range(films):
         world = film_world(settings, number)
@@ -216,6 +213,8 @@ def make_films(
             progress(number + 1, films)
     for split in splits:
         write_rows(folder / f"{split}.jsonl", rows[split])
+    with _writing(folder):
+        _write_settings(folder, content)
     return [row for split in splits for row in rows[split]]
 
 
@@ -241,6 +240,17 @@ def _check(films: int, settings: FilmSettings, splits: Sequence[Split], question
         )
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingError(
+            f"{folder}: cannot be used as out_dir ({error.strerror or error}); choose a folder that is writable and "
+            "has room"
+        ) from error
+
+
 def _clear(folder: Path) -> None:
     """Remove a set, and nothing but a set."""
     for path in (folder / "films").iterdir():
@@ -251,8 +261,9 @@ def _clear(folder: Path) -> None:
 
 
 def _claim(folder: Path, content: dict[str, Any]) -> None:
-    """Write the settings into the folder, unless it holds another set."""
+    """Write the settings into the folder, unless it holds another set. Films count when there are rows about them."""
     path = folder / SETTINGS_FILE
+    finished = 0
     remedy = "choose another out_dir, or pass overwrite to replace it"
     if path.exists():
         try:
@@ -264,11 +275,16 @@ def _claim(folder: Path, content: dict[str, Any]) -> None:
             raise SettingError(f"{folder} holds films of other settings ({', '.join(differing)}); {remedy}")
         if there["films"] > content["films"]:
             raise SettingError(f"{folder} holds a set of {there['films']} films; ask for no fewer than that, {remedy}")
+        finished = there["films"]
     elif any(_FILM_NAME.fullmatch(film.name) for film in (folder / "films").iterdir()) or any(
         (folder / f"{split}.jsonl").exists() for split in SPLITS
     ):
         raise SettingError(f"{folder} holds films or rows without {SETTINGS_FILE}; {remedy}")
-    with replacing(path) as temporary:
+    _write_settings(folder, {**content, "films": finished})
+
+
+def _write_settings(folder: Path, content: dict[str, Any]) -> None:
+    with replacing(folder / SETTINGS_FILE) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -11,6 +11,7 @@ config.json, ...        the final model
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -66,22 +67,19 @@ class RunFolder:
             )
 
     def claim(self, identity: dict[str, Any], overwrite: bool) -> None:
-        """Make the folder this run's; with `overwrite`, after removing what another run left.
+        """Make the folder, which is there, this run's; with `overwrite`, after removing what another run left.
 
         Raises:
             TrainingError: the folder cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 self._clear()
             shutil.rmtree(self.staging, ignore_errors=True)
             with replacing(self.path / _RUN_FILE) as temporary:
                 temporary.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            raise TrainingError(
-                f"output_dir {self.path}: cannot be written ({error.strerror or error}); choose a folder that can be"
-            ) from error
+            raise _not_writable(self.path, error) from error
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first. They are renamed into place, so what has the name is complete."""
@@ -126,6 +124,19 @@ class RunFolder:
         _sync(self.path)
         shutil.rmtree(staged, ignore_errors=True)
 
+    def make(self) -> None:
+        """Have the folder there.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _not_writable(self.path, error) from error
+        if not os.access(self.path, os.W_OK):
+            raise _not_writable(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
     def rewind(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""
         for name in ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl"):
@@ -168,6 +179,12 @@ def run_identity(recipe: Recipe, digests: dict[str, str], step_rows: int) -> dic
     """
     content = recipe.model_dump(mode="json", exclude=set(FREE_FIELDS))
     return {"kind": type(recipe).__name__, "recipe": content, "data": digests, "rows_a_step": step_rows}
+
+
+def _not_writable(path: Path, error: OSError) -> TrainingError:
+    return TrainingError(
+        f"output_dir {path}: cannot be written ({error.strerror or error}); choose a folder that can be"
+    )
 
 
 def sync_tree(folder: Path) -> None:

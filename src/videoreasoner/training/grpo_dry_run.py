@@ -70,7 +70,7 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
     lines = [
         f"{recipe.model_name_or_path}: {count_text(model.shape.parameters)} parameters"
         f"{', and as many of the reference' if has_reference else ''}",
-        *data.notes,
+        *data.notes(recipe.max_skipped_fraction),
         *([f"CANNOT RUN: {SPLIT_WEIGHTS}"] if hardware.strategy in ("zero3", "fsdp2") else []),
         *precision_notes(recipe, hardware),
         f"rows: {data.counts}; {steps_text(steps)} of {step_rows} rows and up to {step_rows * completions} completions",

@@ -24,10 +24,15 @@ def peak_memory_gb() -> float:
 
 
 class MetricsFile(TrainerCallback):
-    """Writes what is logged. A run that goes on first drops the lines of steps that it does again."""
+    """Writes what is logged, at every checkpoint, too. A run that goes on drops lines of steps that it repeats."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # A checkpoint holds weights, and no sums of a line that is not yet full: the line ends with it.
+        if control.should_save:
+            control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs and _NOT_A_STEP not in logs:

@@ -28,7 +28,7 @@ def model_card(
         history: transformers' log history, oldest first.
     """
     kind = _KINDS.get(type(recipe).__name__, type(recipe).__name__)
-    name = Path(recipe.output_dir).name
+    name = Path(recipe.output_dir).resolve().name
     base = recipe.model_name_or_path
     metadata = {"library_name": "transformers", "pipeline_tag": "video-text-to-text", "base_model": base}
     return "\n".join(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from videoreasoner.settings import Settings
 from videoreasoner.training.frames import ClipReader, FilmFacts, plan_within, tokens_a_pair
 from videoreasoner.training.order import RowOrder, steps_in_all
 from videoreasoner.training.recipe import Recipe, Source
+from videoreasoner.training.samples import read_held_out
 from videoreasoner.training.shapes import ModelShape, config_shape, published_shape
-from videoreasoner.training.sources import Rows, read_source, read_sources
+from videoreasoner.training.sources import Rows, Skipped, read_source, read_sources
 from videoreasoner.video.patches import PatchSettings
 from videoreasoner.video.sampling import PAIR
 
@@ -106,6 +108,7 @@ class Data:
         sources: those of the rows to train on that are.
         sizes: tokens of rows of theirs.
         looked_into: how many films of those rows could be opened.
+        refused: rows looked at that the run would skip.
         assumed: the row to plan for while rows to train on are missing; None: they are all there.
     """
 
@@ -113,6 +116,7 @@ class Data:
     sources: list[Rows]
     sizes: list[RowSize]
     looked_into: int
+    refused: list[Skipped]
     assumed: RowSize | None
 
     @property
@@ -127,12 +131,30 @@ class Data:
             return "not known"
         skipped = sum(len(rows.skipped) for rows in self.sources)
         known = f"{sum(map(len, self.sources))} usable, {skipped} skipped"
+        absent = sum(len(rows.absent) for rows in self.sources)
+        if absent:
+            known += f", videos of {absent} not here"
         return known if self.assumed is None else f"{known} in the files that are here"
 
-    @property
-    def notes(self) -> list[str]:
-        """What is missing, and what is assumed in its place; a line each."""
+    def notes(self, max_skipped_fraction: float) -> list[str]:
+        """What is missing, what is assumed in its place, and what stands against the rows; a line each."""
         lines = [f"NOT HERE: {', '.join(self.missing)}; a real start stops there"] if self.missing else []
+        looked_at = len(self.sizes) + len(self.refused)
+        if self.refused:
+            first = self.refused[0]
+            lines.append(
+                f"{len(self.refused)} of {looked_at} rows looked at would be skipped; the first: {first.row} of "
+                f"{first.source}: {first.reason}"
+            )
+        usable = sum(map(len, self.sources))
+        skipped = sum(len(rows.skipped) for rows in self.sources)
+        refused = usable * len(self.refused) / max(looked_at, 1)
+        share = (skipped + refused) / max(usable + skipped, 1)
+        if share > max_skipped_fraction:
+            lines.append(
+                f"CANNOT RUN: {share:.1%} of the rows would be skipped, and max_skipped_fraction is "
+                f"{max_skipped_fraction:g}; mend them, or raise the limit"
+            )
         if self.assumed is not None:
             targets = f", {sum(self.assumed.targets)} of them targets" if self.assumed.targets else ""
             lines.append(
@@ -162,13 +184,15 @@ def read_data(recipe: Recipe, model: Model, text_tokens: TextTokens, longest_tar
         RowError: all files are there, and none of their rows can be used.
     """
     missing = missing_files([*recipe.data, *recipe.eval_data])
+    if not missing:
+        read_held_out(recipe, needs_videos=False)
     there = [source for source in recipe.data if source.path not in missing]
     if len(there) == len(recipe.data):
         sources = read_sources(there, recipe.fields, recipe.video_root, needs_videos=False)
         return Data(missing, sources, *row_sizes(recipe, model, text_tokens, sources), None)
-    sources = [read_source(source, recipe.fields, recipe.video_root, needs_videos=False) for source in there]
-    sizes, looked_into = row_sizes(recipe, model, text_tokens, sources) if any(sources) else ([], 0)
-    return Data(missing, sources, sizes, looked_into, longest_row(recipe, model, longest_targets))
+    sources = [read_source(source, recipe.fields, recipe.video_root) for source in there]
+    sizes, looked_into, refused = row_sizes(recipe, model, text_tokens, sources) if any(sources) else ([], 0, [])
+    return Data(missing, sources, sizes, looked_into, refused, longest_row(recipe, model, longest_targets))
 
 
 def missing_files(sources: Sequence[Source]) -> list[str]:
@@ -194,32 +218,43 @@ def longest_row(recipe: Recipe, model: Model, targets: tuple[int, ...]) -> RowSi
 
 def row_sizes(
     recipe: Recipe, model: Model, text_tokens: TextTokens, sources: Sequence[Rows]
-) -> tuple[list[RowSize], int]:
-    """Tokens of up to 200 rows, evenly spread, and how many of their films could be looked into.
+) -> tuple[list[RowSize], int, list[Skipped]]:
+    """Tokens of up to 200 rows, evenly spread; how many of their films could be looked into; rows that are refused.
 
-    A film that is not here or cannot be opened counts as long enough for all frames, of the largest size.
+    A film that is not here counts as long enough for all frames, of the largest size.
+
+    Raises:
+        RowError: all of them are refused.
     """
     rows = [(source, row) for source in sources for row in source.rows]
     chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, min(len(rows), _ROWS_LOOKED_AT)).round().astype(int)]
     reader = ClipReader(model.settings, model.patches, recipe.decode_time_limit_s)
     sizes: list[RowSize] = []
+    refused: list[Skipped] = []
     looked_into = 0
     for source, row in chosen:
+        video = row.video_path(source.video_root)
         try:
-            with reader.film(row.video_path(source.video_root)) as film:
-                facts = film.facts
-            looked_into += 1
-        except VideoError:
-            side = math.isqrt(model.settings.max_pixels)
-            facts = FilmFacts(row.duration or model.settings.frame_budget / model.settings.sparse_rate_fps, side, side)
-        try:
+            try:
+                with reader.film(video) as film:
+                    facts = film.facts
+                looked_into += 1
+            except VideoError:
+                if os.path.exists(video):
+                    raise
+                side = math.isqrt(model.settings.max_pixels)
+                duration_s = row.duration or model.settings.frame_budget / model.settings.sparse_rate_fps
+                facts = FilmFacts(duration_s, side, side)
             sizes.append(_row_size(recipe, model, row, facts, text_tokens))
-        except (RowError, QuestionError, VideoError):
-            # Such a row is skipped in training, and said there.
-            continue
+        except (RowError, QuestionError, VideoError) as error:
+            refused.append(Skipped(source.name, row.id, str(error)))
     if not sizes:
-        raise RowError(f"none of the {len(chosen)} rows looked at can be used; the run itself says why")
-    return sizes, looked_into
+        first = refused[0]
+        raise RowError(
+            f"none of the {len(chosen)} rows looked at can be used; the first: {first.row} of {first.source}: "
+            f"{first.reason}"
+        )
+    return sizes, looked_into, refused
 
 
 def _row_size(recipe: Recipe, model: Model, row: Row, facts: FilmFacts, text_tokens: TextTokens) -> RowSize:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -23,9 +23,10 @@ from videoreasoner.models.forest import Leaf
 from videoreasoner.rows import Row
 from videoreasoner.spans import best_iou
 from videoreasoner.tasks import Task, judged_by, parse_choice, parse_event, parse_key_elements, stated_answer
-from videoreasoner.training.dataset import Example, Lessons
+from videoreasoner.training.queries import Query, QueryMaker
+from videoreasoner.training.recipe import Recipe
+from videoreasoner.training.rollouts import encode_clip
 from videoreasoner.training.sources import Rows, read_sources
-from videoreasoner.video.patches import patchify
 
 
 @dataclass(frozen=True)
@@ -58,46 +59,52 @@ def read_back(row: Row, task: Task, text: str, duration_s: float) -> tuple[bool,
     return bool(answer), float(answer.casefold() == (row.answer or "").strip().casefold())
 
 
-def sample_outputs(checkpoint: Checkpoint, model: Any, example: Example, tasks: Sequence[Task]) -> list[Sample]:
-    """Greedy completions for each task that the row can judge.
+def sampled_by(tasks: Sequence[Task]) -> dict[Task, frozenset[Task]]:
+    """Each task, with those of which a row must have one's field. Key elements are only read back: any will do."""
+    return {task: frozenset(Task if task is Task.KEY_ELEMENTS else {judged_by(task)}) for task in tasks}
+
+
+def read_held_out(recipe: Recipe, needs_videos: bool = True) -> list[Rows]:
+    """The rows that outputs are sampled for.
+
+    Raises:
+        RowError: a file of `eval_data` is not there, or a task has no row that could judge it.
+    """
+    if not recipe.eval_data:
+        return []
+    fields = sampled_by(recipe.tasks)
+    usable = [task for task in Task if any(task in wanted for wanted in fields.values())]
+    needed = list(dict.fromkeys(judged_by(task) for task in recipe.tasks if task is not Task.KEY_ELEMENTS))
+    return read_sources(recipe.eval_data, usable, recipe.video_root, needs_videos, needed)
+
+
+def sample_outputs(checkpoint: Checkpoint, model: Any, query: Query) -> list[Sample]:
+    """Greedy completions for each task of a query.
 
     Args:
         model: the checkpoint's model, as it is trained by now; left in the mode that it was in.
     """
-    row, encoder = example.row, checkpoint.encoder
-    patches = patchify(example.clip.frames, checkpoint.patches)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            features = model.get_video_features(
-                patches.pixel_values.to(model.device, next(model.model.visual.parameters()).dtype),
-                torch.tensor([patches.grid], device=model.device),
-                return_dict=True,
-            ).pooler_output
-        decoder = TreeDecoder(
-            model,
-            encoder.trunk([example.tokens]),
-            torch.cat(list(features)),
-            checkpoint.end_ids,
-            checkpoint.banned_ids,
-        )
-        [asked] = decoder.add([(encoder.question(row.question, row.options or ()), -1)])
-        wanted = [task for task in tasks if judged_by(task) in row.tasks()]
-        branches = decoder.add([(encoder.prefix(task), asked) for task in wanted])
-        limits = [checkpoint.settings.max_tokens(task) for task in wanted]
+            features = encode_clip(model, query.patches)
+        decoder = TreeDecoder(model, query.trunk, features, checkpoint.end_ids, checkpoint.banned_ids)
+        [asked] = decoder.add([(query.question, -1)])
+        branches = decoder.add([(prefix, asked) for prefix in query.prefixes.values()])
+        limits = [checkpoint.settings.max_tokens(task) for task in query.prefixes]
         written = decoder.generate([Leaf(branch) for branch in branches], max(limits))
     finally:
         model.train(was_training)
     # Leaves do not see each other: cut here, they are what each limit by itself would have left.
-    return [_sample(checkpoint, example, t, ids[:n]) for t, ids, n in zip(wanted, written, limits, strict=True)]
+    return [_sample(checkpoint, query, t, ids[:n]) for t, ids, n in zip(query.prefixes, written, limits, strict=True)]
 
 
-def _sample(checkpoint: Checkpoint, example: Example, task: Task, ids: list[int]) -> Sample:
+def _sample(checkpoint: Checkpoint, query: Query, task: Task, ids: list[int]) -> Sample:
     ended = ids[-1] in checkpoint.end_ids
     text = checkpoint.encoder.decode(ids[:-1] if ended else ids)
-    is_parsed, score = read_back(example.row, task, text, example.clip.facts.duration_s)
-    return Sample(example.row.id, task, text, is_parsed and ended, score)
+    is_parsed, score = read_back(query.row, task, text, query.duration_s)
+    return Sample(query.row.id, task, text, is_parsed and ended, score)
 
 
 def figures(samples: Sequence[Sample]) -> dict[str, float]:
@@ -125,7 +132,7 @@ class OutputSampler(TrainerCallback):
     def __init__(self, run: Any, prefix: str = "") -> None:
         self.run, self.prefix = run, prefix
         self.why_not = ""
-        self._examples: list[Example] | None = None
+        self._queries: list[Query] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self.run.recipe.eval_data:
@@ -146,35 +153,30 @@ class OutputSampler(TrainerCallback):
 
     def _sample(self, step: int) -> dict[str, float]:
         checkpoint = self.run.checkpoint
-        mine = [
-            sample
-            for example in self._held_out()
-            for sample in sample_outputs(checkpoint, checkpoint.model, example, self.run.recipe.tasks)
-        ]
+        mine = [sample for query in self._held_out() for sample in sample_outputs(checkpoint, checkpoint.model, query)]
         samples = gather_object(mine)
         if self.run.args.should_save:
             self.run.folder.append("samples.jsonl", *({"step": step, **asdict(sample)} for sample in samples))
         return {f"{self.prefix}{name}": value for name, value in figures(samples).items()}
 
-    def _held_out(self) -> list[Example]:
+    def _held_out(self) -> list[Query]:
         """This process's share of the first rows that can be used; read once."""
-        if self._examples is None:
-            recipe, args = self.run.recipe, self.run.args
-            tasks = list(dict.fromkeys(map(judged_by, recipe.tasks)))
-            sources = read_sources(recipe.eval_data, tasks, recipe.video_root)
-            rows = [(rows, row) for rows in sources for row in rows.rows]
-            lessons = replace(self.run.dataset.lessons, tasks=tasks)
+        if self._queries is None:
+            recipe, args, lessons = self.run.recipe, self.run.args, self.run.dataset.lessons
+            rows = [(rows, row) for rows in self.run.held_out for row in rows.rows]
+            fields = sampled_by(recipe.tasks)
+            queries = QueryMaker(lessons.encoder, lessons.reader, fields, recipe.max_length, lessons.tokens_per_second)
             wanted = len(range(args.process_index, recipe.eval_rows, args.world_size))
             mine = rows[args.process_index :: args.world_size]
-            self._examples = list(islice(_usable(lessons, mine), wanted))
-        return self._examples
+            self._queries = list(islice(_usable(queries, mine), wanted))
+        return self._queries
 
 
-def _usable(lessons: Lessons, rows: Sequence[tuple[Rows, Row]]) -> Iterator[Example]:
-    """Examples of the rows that can be used; the others are named on stderr, because training needs none of them."""
+def _usable(queries: QueryMaker, rows: Sequence[tuple[Rows, Row]]) -> Iterator[Query]:
+    """Queries of the rows that can be used; the others are named on stderr, because training needs none of them."""
     for source, row in rows:
         try:
-            yield lessons.example(source.name, row, row.video_path(source.video_root))
+            yield queries.example(source.name, row, row.video_path(source.video_root))
         except (RowError, QuestionError, VideoError) as error:
             print(f"eval_data: {source.name}, row {row.id} is left out: {error}", file=sys.stderr)
 

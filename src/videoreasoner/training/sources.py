@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from pydantic import ValidationError
 
@@ -26,11 +26,13 @@ class Skipped:
         source: the file or data set.
         row: its id, or its line where it is not even a row.
         reason: why, in words.
+        step: the optimizer step that wanted it; 0: found out before the first one.
     """
 
     source: str
     row: str
     reason: str
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class Rows:
         name: of the source.
         weight: how often each row comes in an epoch.
         video_root: relative videos lie here.
-        rows: those that may be used.
+        rows: those that may be used. Whether their videos are there is no matter, so that the order in which a run
+            takes them follows from what is written alone.
         skipped: those that cannot be, whatever their video holds.
+        absent: those of `rows` whose video is not there now.
         digest: of the content that was read; another one means other data.
     """
 
@@ -51,63 +55,82 @@ class Rows:
     video_root: str | None
     rows: list[Row]
     skipped: list[Skipped] = field(default_factory=list)
+    absent: list[Skipped] = field(default_factory=list)
     digest: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
-def read_source(source: Source, tasks: Sequence[Task], video_root: str | None, needs_videos: bool = True) -> Rows:
-    """Read a source. A row that is not valid, supports no task, or whose video is not there is set aside.
+def read_source(source: Source, tasks: Sequence[Task], video_root: str | None, number: int = 1) -> Rows:
+    """Read a source. A row that is not valid or supports no task is set aside.
 
     Rows are told apart by their ids, in logs and in what is sampled for them, so an id that came before gets a number:
-    `a`, `a#2`.
+    `a`, `a#2`. A source that is listed again, such as the same file for films in another folder, gets one likewise.
 
     Args:
-        needs_videos: off, rows are used whether their video is there or not.
+        number: how often the source has been listed, this time included.
 
     Raises:
         RowError: there is no such file, or it holds no row.
         MissingExtraError: a data set is asked for, and `datasets` is not installed.
     """
     root = source.video_root or video_root
+    name = source.name if number == 1 else f"{source.name}#{number}"
     rows: list[Row] = []
     skipped: list[Skipped] = []
+    absent: list[Skipped] = []
     digest = hashlib.sha256()
     seen: Counter[str] = Counter()
     for row in _read(source):
         if isinstance(row, RowError):
             place, _, reason = str(row).removeprefix(f"{source.name}, ").partition(": ")
-            skipped.append(Skipped(source.name, place, reason))
+            skipped.append(Skipped(name, place, reason))
             digest.update(str(row).encode("utf-8", "backslashreplace"))
             continue
         digest.update(row.to_json_line().encode())
         seen[row.id] += 1
         if seen[row.id] > 1:
             row = row.model_copy(update={"id": f"{row.id}#{seen[row.id]}"})
-        reason = _why_not(row, tasks, root, needs_videos)
-        if reason:
-            skipped.append(Skipped(source.name, row.id, reason))
-        else:
-            rows.append(row)
-    return Rows(source.name, source.weight, root, rows, skipped, digest.hexdigest())
+        if not row.tasks() & set(tasks):
+            skipped.append(Skipped(name, row.id, f"supports none of the tasks {', '.join(tasks)}"))
+            continue
+        rows.append(row)
+        path = row.video_path(root)
+        if "://" not in path and not os.path.exists(path):
+            absent.append(Skipped(name, row.id, f"no such video: {path}; check video_root"))
+    return Rows(name, source.weight, root, rows, skipped, absent, digest.hexdigest())
 
 
 def read_sources(
-    sources: Sequence[Source], tasks: Sequence[Task], video_root: str | None, needs_videos: bool = True
+    sources: Sequence[Source],
+    tasks: Sequence[Task],
+    video_root: str | None,
+    needs_videos: bool = True,
+    needed: Sequence[Task] | None = None,
 ) -> list[Rows]:
     """Read all sources.
 
+    Args:
+        needs_videos: whether there must be a row whose video is there.
+        needed: tasks that some row must support; by default all of `tasks`.
+
     Raises:
-        RowError: as above, or no row at all supports one of the tasks.
+        RowError: as above, or no row can be used, or none supports one of the tasks.
     """
-    read = [read_source(source, tasks, video_root, needs_videos) for source in sources]
-    usable = [row for rows in read for row in rows.rows]
-    if not usable:
-        reasons = [f"{s.source}, {s.row}: {s.reason}" for rows in read for s in rows.skipped]
-        raise RowError(f"none of the {len(reasons)} rows can be used; the first: {reasons[0]}")
-    supported = {task for row in usable for task in row.tasks()}
-    idle = [str(task) for task in tasks if task not in supported]
+    listed: Counter[str] = Counter()
+    read: list[Rows] = []
+    for source in sources:
+        listed[source.name] += 1
+        read.append(read_source(source, tasks, video_root, listed[source.name]))
+    lost = [item for rows in read for item in (*rows.skipped, *(rows.absent if needs_videos else ()))]
+    if len(lost) == sum(len(rows) + len(rows.skipped) for rows in read):
+        first = lost[0]
+        raise RowError(
+            f"none of the {len(lost)} rows can be used; the first: {first.source}, {first.row}: {first.reason}"
+        )
+    supported = {task for rows in read for row in rows.rows for task in row.tasks()}
+    idle = [str(task) for task in (tasks if needed is None else needed) if task not in supported]
     if idle:
         names = ", ".join(rows.name for rows in read)
         raise RowError(
@@ -139,15 +162,6 @@ def _dataset_rows(source: Source) -> Iterator[Row | RowError]:
             yield RowError(f"{source.name}, row {number}: {explain(error)}")
 
 
-def _why_not(row: Row, tasks: Sequence[Task], root: str | None, needs_videos: bool) -> str:
-    if not row.tasks() & set(tasks):
-        return f"supports none of the tasks {', '.join(tasks)}"
-    path = row.video_path(root)
-    if needs_videos and "://" not in path and not os.path.exists(path):
-        return f"no such video: {path}; check video_root"
-    return ""
-
-
 def skipped_lines(skipped: Sequence[Skipped]) -> str:
     """Lines of `skipped.jsonl`, in ASCII as those of the other logs."""
-    return "".join(json.dumps({"source": s.source, "row": s.row, "reason": s.reason}) + "\n" for s in skipped)
+    return "".join(json.dumps(asdict(item)) + "\n" for item in skipped)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
 import os
 import shutil
@@ -12,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from videoreasoner.errors import SettingError, TrainingError
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.training.adapters import add_adapters, merged_model, quantisation
+from videoreasoner.training.arguments import check_master_weights, training_arguments
 from videoreasoner.training.cache import ArrayCache
 from videoreasoner.training.dataset import Collator, Lessons, RowDataset
 from videoreasoner.training.folder import RunFolder, run_identity
@@ -24,65 +23,10 @@ from videoreasoner.training.frames import ClipReader
 from videoreasoner.training.metrics import MetricsFile
 from videoreasoner.training.order import RowOrder, steps_in_all
 from videoreasoner.training.progress import ProgressBar
-from videoreasoner.training.recipe import LOST_UPDATES, Recipe, loses_updates
-from videoreasoner.training.samples import OutputSampler
+from videoreasoner.training.recipe import Recipe
+from videoreasoner.training.samples import OutputSampler, read_held_out
 from videoreasoner.training.sources import read_sources
 from videoreasoner.training.trainer import Run, TreeTrainer, check_skipped
-
-# Fields of a recipe that go to transformers under their own names.
-_PASSED_ON = (
-    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
-    "warmup_steps", "optim", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm", "bf16",
-    "gradient_checkpointing", "seed", "dataloader_num_workers", "logging_steps", "save_steps", "save_total_limit",
-    "report_to", "run_name",
-)  # fmt: skip
-# Fields that our loop depends on.
-_FIXED: dict[str, Any] = {
-    "remove_unused_columns": False,
-    "save_strategy": "steps",
-    "eval_strategy": "no",
-    "logging_strategy": "steps",
-    "logging_nan_inf_filter": False,
-    "disable_tqdm": True,
-    "num_train_epochs": 1,
-}
-# Fields that our loss, our order of rows or our checkpoints would pass over in silence.
-_WITHOUT_EFFECT = frozenset(
-    {
-        "label_smoothing_factor", "train_sampling_strategy", "data_seed", "ignore_data_skip", "auto_find_batch_size",
-        "load_best_model_at_end", "save_only_model", "per_device_eval_batch_size", "do_eval", "dataloader_drop_last",
-    }
-)  # fmt: skip
-
-
-def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """transformers' settings for a recipe. Starts the process group where there are several processes.
-
-    Raises:
-        SettingError: `trainer` has a key that transformers does not know or that the recipe decides, or a value makes
-            no sense.
-    """
-    known = {item.name for item in dataclasses.fields(TrainingArguments)}
-    for name in recipe.trainer:
-        if name in _FIXED or name in _WITHOUT_EFFECT:
-            raise SettingError(f"trainer.{name}: would have no effect here; take it out")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise SettingError(f"there is no key trainer.{name}; did you mean trainer.{near[0]}?")
-    values = {name: getattr(recipe, name) for name in _PASSED_ON}
-    has_gpu = torch.cuda.is_available()
-    if recipe.gradient_checkpointing:
-        # The kind that lets frozen parts, adapters and distributed wrappers be.
-        values["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
-    values |= {"use_cpu": not has_gpu, "dataloader_pin_memory": has_gpu, "ddp_find_unused_parameters": False}
-    try:
-        args = TrainingArguments(output_dir=recipe.output_dir, **{**values, **_FIXED, **recipe.trainer})
-    except (ValueError, TypeError, ImportError) as error:
-        raise SettingError(f"the recipe cannot be run here: {error}") from error
-    if args.n_gpu > 1:
-        # One process drives one GPU; transformers would split each batch over all of them instead.
-        args._n_gpu = 1
-    return args
 
 
 def load_model(recipe: Recipe) -> Checkpoint:
@@ -136,7 +80,7 @@ def prepare(
     collator: Any = None,
     steps_per_batch: int = 1,
 ) -> Run:
-    """Everything that a run is made of. Nothing is written before all of it has been found to be usable.
+    """Everything that a run is made of. Nothing is written but an empty output folder: `carry_out` claims it.
 
     Args:
         overwrite: begin anew in a folder that holds another run.
@@ -148,15 +92,19 @@ def prepare(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     args = training_arguments(recipe)
-    _check_master_weights(recipe, args)
+    check_master_weights(recipe, args)
     sources = read_sources(recipe.data, recipe.fields, recipe.video_root)
-    skipped = [item for rows in sources for item in rows.skipped]
+    skipped = [item for rows in sources for item in (*rows.skipped, *rows.absent)]
     check_skipped(skipped, sources, recipe.max_skipped_fraction)
+    held_out = read_held_out(recipe)
     folder = RunFolder(Path(recipe.output_dir))
     step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     identity = run_identity(recipe, {rows.name: rows.digest for rows in sources}, step_rows)
-    if not overwrite:
+    if overwrite:
+        _check_not_within(folder, recipe)
+    else:
         folder.check(identity)
+    folder.make()
     checkpoint = load_model(recipe)
     order = RowOrder([len(rows) for rows in sources], [rows.weight for rows in sources], recipe.seed)
     if recipe.max_steps < 0:
@@ -166,37 +114,39 @@ def prepare(
     dataset = make_dataset(sources, lessons, order, args.max_steps * step_rows)
     checkpoint.model.model.visual.requires_grad_(not recipe.freeze_vision)
     model = add_adapters(checkpoint.model, recipe.lora, checkpoint.encoder, recipe.seed)
-    with args.main_process_first(desc="claiming the output folder"):
-        if args.should_save:
-            folder.claim(identity, overwrite)
-    resume_from = starting_point(folder, recipe, args.max_steps)
-    earlier = folder.read_skipped() if resume_from is not None else []
+    resume_from = starting_point(None if overwrite else folder.last_checkpoint(), recipe, args.max_steps)
+    # What no step has met was found out anew.
+    earlier = [item for item in folder.read_skipped() if 0 < item.step <= _own_step(resume_from, folder)]
     known = {(item.source, item.row): item for item in (*skipped, *earlier)}
-    if args.should_save:
-        folder.rewind(_step_of(resume_from, folder))
-        folder.write_skipped(list(known.values()))
     return Run(
-        recipe,
-        args,
-        folder,
-        checkpoint,
-        model,
-        sources,
-        dataset,
-        collator or Collator(checkpoint.encoder, lessons.reader),
-        list(known.values()),
-        resume_from,
-        step_rows / steps_per_batch,
+        recipe=recipe,
+        args=args,
+        folder=folder,
+        identity=identity,
+        overwrite=overwrite,
+        checkpoint=checkpoint,
+        model=model,
+        sources=sources,
+        held_out=held_out,
+        dataset=dataset,
+        collator=collator or Collator(checkpoint.encoder, lessons.reader),
+        skipped=list(known.values()),
+        resume_from=resume_from,
+        step_rows=step_rows / steps_per_batch,
     )
 
 
-def _check_master_weights(recipe: Recipe, args: TrainingArguments) -> None:
-    launched = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("DEEPSPEED", "FSDP"))
-    if loses_updates(recipe, launched or bool(args.deepspeed or args.fsdp)):
-        raise SettingError(LOST_UPDATES)
+def _check_not_within(folder: RunFolder, recipe: Recipe) -> None:
+    """Refuse to remove what the run is to begin from."""
+    for name in ("model_name_or_path", "resume_from_checkpoint", "ref_model"):
+        value = getattr(recipe, name, None)
+        if value and Path(value).resolve().is_relative_to(folder.path.resolve()):
+            raise SettingError(
+                f"{name} {value}: lies in output_dir, whose models --overwrite would remove; give another output_dir"
+            )
 
 
-def starting_point(folder: RunFolder, recipe: Recipe, max_steps: int) -> Path | None:
+def starting_point(own: Path | None, recipe: Recipe, max_steps: int) -> Path | None:
     """The checkpoint to go on from; None: begin with the weights of `model_name_or_path`.
 
     In this order:
@@ -204,10 +154,12 @@ def starting_point(folder: RunFolder, recipe: Recipe, max_steps: int) -> Path | 
     2. `resume_from_checkpoint`: goes on from a checkpoint of another folder, optimizer and data position included;
     3. the initial weights.
 
+    Args:
+        own: the last checkpoint in the run's folder.
+
     Raises:
         TrainingError: the given checkpoint holds no state of a run, or leaves no step to take.
     """
-    own = folder.last_checkpoint()
     if own is not None or recipe.resume_from_checkpoint is None:
         return own
     given = Path(recipe.resume_from_checkpoint)
@@ -242,6 +194,11 @@ def carry_out(trainer: TreeTrainer) -> Path:
         TrainingError: the run cannot go on, or the model cannot be written.
     """
     run = trainer.run
+    with run.args.main_process_first(desc="claiming the output folder"):
+        if run.args.should_save:
+            run.folder.claim(run.identity, run.overwrite)
+            run.folder.rewind(_own_step(run.resume_from, run.folder))
+            run.folder.write_skipped(run.skipped)
     try:
         trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
     finally:
@@ -281,8 +238,8 @@ def finish(trainer: TreeTrainer) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _step_of(resume_from: Path | None, folder: RunFolder) -> int:
-    """The step that the folder's own lines are kept up to."""
+def _own_step(resume_from: Path | None, folder: RunFolder) -> int:
+    """The step that the folder's own lines are kept up to; -1: none are."""
     if resume_from is None or resume_from.parent != folder.path:
         return -1
     return int(resume_from.name.rpartition("-")[2])

@@ -15,8 +15,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,12 @@ class Run:
     Attributes:
         args: transformers' settings.
         folder: the output folder.
+        identity: what is written into it about the run.
+        overwrite: whether what another run left there is removed.
         checkpoint: the model as it was loaded, with tokenizer, settings and geometry.
         model: what is trained: the checkpoint's model, or adapters around it.
         sources: the rows.
+        held_out: rows to sample outputs for.
         dataset: of positions in the row stream.
         skipped: rows set aside so far.
         resume_from: the checkpoint folder to go on from.
@@ -60,9 +63,12 @@ class Run:
     recipe: Recipe
     args: TrainingArguments
     folder: RunFolder
+    identity: dict[str, Any]
+    overwrite: bool
     checkpoint: Checkpoint
     model: Any
     sources: list[Rows]
+    held_out: list[Rows]
     dataset: Any
     collator: Collator
     skipped: list[Skipped]
@@ -135,11 +141,12 @@ class TreeTrainer(Trainer):
         self.notes.rows = [row for note in notes for row in note.rows]
         self._add(notes)
         skipped = [item for note in notes for item in note.skipped]
-        counts = torch.tensor([sum(map(self.count, batches)), len(skipped)], dtype=torch.float64)
+        mended = [row for row in self.notes.rows if row in self._skipped]
+        counts = torch.tensor([sum(map(self.count, batches)), len(skipped) + len(mended)], dtype=torch.float64)
         # In float32 on the way, because not every backend reduces float64: exact up to 16 million tokens a step.
         totals = self.accelerator.reduce(counts.float().to(device), reduction="sum")
         if totals[1] > 0:
-            self._set_aside(skipped)
+            self._set_aside(skipped, mended)
         return batches, totals[0]
 
     def compute_loss(
@@ -206,10 +213,14 @@ class TreeTrainer(Trainer):
             self.notes.sums["rows_reduced"] += note.reduced
             self.notes.seconds["decode"] += note.decode_s
 
-    def _set_aside(self, skipped: list[Skipped]) -> None:
-        """Write down what any process could not use; stop when it is too much."""
-        for item in gather_object(skipped):
-            self._skipped.setdefault((item.source, item.row), item)
+    def _set_aside(self, skipped: list[Skipped], mended: Sequence[tuple[str, str]] = ()) -> None:
+        """Write down what any process could not use, without what it can use by now; stop when it is too much."""
+        step = self.state.global_step + 1
+        for items, rows in gather_object([(skipped, mended)]):
+            for row in rows:
+                self._skipped.pop(row, None)
+            for item in items:
+                self._skipped.setdefault((item.source, item.row), replace(item, step=step))
         if self.args.should_save:
             self.run.folder.write_skipped(list(self._skipped.values()))
         check_skipped(list(self._skipped.values()), self.run.sources, self.run.recipe.max_skipped_fraction)

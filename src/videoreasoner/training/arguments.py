@@ -1,0 +1,104 @@
+"""transformers' settings for a recipe, checked where transformers itself would find out in the middle of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
+
+from videoreasoner.errors import SettingError
+from videoreasoner.training.recipe import LOST_UPDATES, Recipe, loses_updates
+
+# Fields of a recipe that go to transformers under their own names.
+_PASSED_ON = (
+    "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
+    "warmup_steps", "optim", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm", "bf16",
+    "gradient_checkpointing", "seed", "dataloader_num_workers", "logging_steps", "save_steps", "save_total_limit",
+    "report_to", "run_name",
+)  # fmt: skip
+# Fields that our loop depends on.
+_FIXED: dict[str, Any] = {
+    "remove_unused_columns": False,
+    "save_strategy": "steps",
+    "eval_strategy": "no",
+    "logging_strategy": "steps",
+    "logging_nan_inf_filter": False,
+    "disable_tqdm": True,
+    "num_train_epochs": 1,
+}
+# Fields that our loss, our order of rows or our checkpoints would pass over in silence.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "label_smoothing_factor", "train_sampling_strategy", "data_seed", "ignore_data_skip", "auto_find_batch_size",
+        "load_best_model_at_end", "save_only_model", "per_device_eval_batch_size", "do_eval", "dataloader_drop_last",
+    }
+)  # fmt: skip
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """transformers' settings for a recipe. Starts the process group where there are several processes.
+
+    Raises:
+        SettingError: `trainer` has a key that transformers does not know or that the recipe decides, a value makes no
+            sense, or something that it names is not installed.
+    """
+    known = {item.name for item in dataclasses.fields(TrainingArguments)}
+    for name in recipe.trainer:
+        if name in _FIXED or name in _WITHOUT_EFFECT:
+            raise SettingError(f"trainer.{name}: would have no effect here; take it out")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise SettingError(f"there is no key trainer.{name}; did you mean trainer.{near[0]}?")
+    values = {name: getattr(recipe, name) for name in _PASSED_ON}
+    has_gpu = torch.cuda.is_available()
+    if recipe.gradient_checkpointing:
+        # The kind that lets frozen parts, adapters and distributed wrappers be.
+        values["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+    values |= {"use_cpu": not has_gpu, "dataloader_pin_memory": has_gpu, "ddp_find_unused_parameters": False}
+    try:
+        args = TrainingArguments(output_dir=recipe.output_dir, **{**values, **_FIXED, **recipe.trainer})
+    except (ValueError, TypeError, ImportError) as error:
+        raise SettingError(f"the recipe cannot be run here: {error}") from error
+    _check_names(args)
+    if args.n_gpu > 1:
+        # One process drives one GPU; transformers would split each batch over all of them instead.
+        args._n_gpu = 1
+    return args
+
+
+def check_master_weights(recipe: Recipe, args: TrainingArguments) -> None:
+    """Refuse bfloat16 weights with nothing beside them.
+
+    Raises:
+        SettingError: most updates would be lost.
+    """
+    launched = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("DEEPSPEED", "FSDP"))
+    if loses_updates(recipe, launched or bool(args.deepspeed or args.fsdp)):
+        raise SettingError(LOST_UPDATES)
+
+
+def _check_names(args: TrainingArguments) -> None:
+    """Make what the settings name, once, for nothing: transformers makes it when a run has begun."""
+    weight = torch.nn.Linear(1, 1)
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, weight)
+    except (ValueError, ImportError, TypeError) as error:
+        raise SettingError(f"optim {args.optim.value}: cannot be used here ({error})") from error
+    optimizer = torch.optim.SGD(weight.parameters(), lr=args.learning_rate)
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs)
+    except (ValueError, TypeError) as error:
+        raise SettingError(
+            f"lr_scheduler_type {args.lr_scheduler_type.value}: {error}; give what it needs as "
+            "trainer.lr_scheduler_kwargs"
+        ) from error
+    for name in args.report_to:
+        try:
+            get_reporting_integration_callbacks([name])[0]()
+        except (ValueError, ImportError, RuntimeError) as error:
+            raise SettingError(f"report_to {name}: {error}") from error
