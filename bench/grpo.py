@@ -266,14 +266,24 @@ def child(text: str) -> None:
     print(json.dumps(figures))
 
 
-def measure(case: Case, checkpoint: Path, work: Path, python: str) -> dict[str, Any]:
-    """The figures of one case, or why there are none."""
+def measure(case: Case, checkpoint: Path, work: Path, python: str, given_back: bool) -> dict[str, Any]:
+    """The figures of one case, or why there are none.
+
+    Args:
+        given_back: every larger tensor lies in a mapping of its own, given back when it goes: what is measured is what
+            is in use, and not how the C library keeps free memory. Steps take longer for it.
+    """
     content = json.dumps({**asdict(case), "checkpoint": str(checkpoint.resolve()), "work": str(work.resolve())})
     done = subprocess.run(
         [python, __file__, "--child", content],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(case.threads), "HF_HUB_OFFLINE": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": str(case.threads),
+            "HF_HUB_OFFLINE": "1",
+            **({"MALLOC_MMAP_THRESHOLD_": "131072"} if given_back else {}),
+        },
     )
     if done.returncode:
         return {**asdict(case), "failed": done.stderr.strip().splitlines()[-1:]}
@@ -347,6 +357,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="frames,side,G,tokens of one case, such as 64,112,8,24; ,RANK for one with LoRA")
     parser.add_argument("--arms", default="tree,repeated,trl", help="some of these, with commas between")
+    parser.add_argument("--memory", action="store_true", help="measure memory in use; times are then not to be used")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -364,7 +375,8 @@ def main() -> None:
         if case.arm not in arguments.arms.split(",") or (case.arm == "trl" and not arguments.trl_python):
             continue
         python = arguments.trl_python if case.arm == "trl" else sys.executable
-        results.append(measure(replace(case, threads=arguments.threads), checkpoint, arguments.out, python))
+        case = replace(case, threads=arguments.threads)
+        results.append(measure(case, checkpoint, arguments.out, python, arguments.memory))
         print(results[-1], file=sys.stderr, flush=True)
         (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
