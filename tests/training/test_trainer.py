@@ -189,7 +189,7 @@ def test_nothing_that_a_run_begins_from_is_removed_by_it(folder: Path, tmp_path:
     out = train(content_for(folder, tmp_path / "out", max_steps=2))
     for changes in ({"model_name_or_path": str(out)}, {"resume_from_checkpoint": str(out / "checkpoint-2")}):
         content = {**content_for(folder, out, max_steps=2), **changes}
-        with pytest.raises(SettingError, match=r"lies in output_dir.*another output_dir"):
+        with pytest.raises(SettingError, match=r"is of output_dir.*another output_dir"):
             train_cold_start(parse_recipe(content, ColdStartRecipe), overwrite=True)
     assert (out / "checkpoint-2" / "model.safetensors").is_file()
 

@@ -162,6 +162,11 @@ class RunFolder:
             return []
         return [Skipped(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
+    def clears(self, path: Path) -> bool:
+        """Whether `claim` with `overwrite` removes the model in a folder."""
+        removed = (self.path, self.path / "adapter", *self.checkpoints())
+        return path.exists() and path.resolve() in {place.resolve() for place in removed}
+
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else."""
         for path in (*self.checkpoints(), self.staging, self.path / "adapter"):

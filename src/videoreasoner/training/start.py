@@ -116,7 +116,8 @@ def prepare(
     model = add_adapters(checkpoint.model, recipe.lora, checkpoint.encoder, recipe.seed)
     resume_from = starting_point(None if overwrite else folder.last_checkpoint(), recipe, args.max_steps)
     # What no step has met was found out anew.
-    earlier = [item for item in folder.read_skipped() if 0 < item.step <= _own_step(resume_from, folder)]
+    own_step = _own_step(resume_from, folder)
+    earlier = [item for item in folder.read_skipped() if 0 < item.step <= own_step] if own_step > 0 else []
     known = {(item.source, item.row): item for item in (*skipped, *earlier)}
     return Run(
         recipe=recipe,
@@ -140,9 +141,9 @@ def _check_not_within(folder: RunFolder, recipe: Recipe) -> None:
     """Refuse to remove what the run is to begin from."""
     for name in ("model_name_or_path", "resume_from_checkpoint", "ref_model"):
         value = getattr(recipe, name, None)
-        if value and Path(value).resolve().is_relative_to(folder.path.resolve()):
+        if value and folder.clears(Path(value)):
             raise SettingError(
-                f"{name} {value}: lies in output_dir, whose models --overwrite would remove; give another output_dir"
+                f"{name} {value}: is of output_dir, and --overwrite would remove it; give another output_dir"
             )
 
 
