@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import time
@@ -70,6 +71,20 @@ def test_a_finished_run_loads_nothing(benchmark: ParrotBenchmark, tmp_path: Path
     again = run(benchmark, Parrot(broken=True), tmp_path, command=["another"], workers=2)
     # How the answers came about stays what it was.
     assert (again.results, again.summary) == (done.results, done.summary)
+
+
+def test_a_finished_run_that_cannot_be_written_is_shown(
+    benchmark: ParrotBenchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run(benchmark, Parrot(), tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    # As of a read-only disk; the tests may be root's, whom access rights do not stop.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    again = run(benchmark, Parrot(broken=True), tmp_path)
+    assert (again.results, again.summary) == (done.results, done.summary)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    with pytest.raises(EvaluationError, match="holds a run with another mode"):
+        run(benchmark, Parrot(), tmp_path, mode="direct")
 
 
 def test_numbers_do_not_depend_on_how_the_work_is_divided(benchmark: ParrotBenchmark, tmp_path: Path) -> None:
