@@ -70,11 +70,19 @@ def test_two_processes_give_the_gradients_of_one(folder: Path, tmp_path: Path, s
 
 def test_a_run_in_two_processes_is_the_run_in_one(folder: Path, tmp_path: Path) -> None:
     """Through the command line; plain gradient descent, since Adam's first steps are signs of gradients."""
-    weights, lines = [], []
+    weights, lines, skipped = [], [], []
+    # One film is missing, another is none: both are skipped when they come, by whichever process has them.
+    rows = [json.loads(line) for line in (folder / "data" / "plain.jsonl").read_text().splitlines()]
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    rows += [{**rows[0], "id": name, "video": str(tmp_path / f"{name}.mp4")} for name in ("broken", "away")]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, launch, batch in [("one", [sys.executable], 4), ("two", [], 2)]:
         content = recipe_content(
             folder,
-            folder / "data" / "plain.jsonl",
+            path,
+            video_root=str(folder / "data"),
+            max_skipped_fraction=0.3,
             output_dir=str(tmp_path / name),
             per_device_train_batch_size=batch,
             optim="sgd",
@@ -92,11 +100,14 @@ def test_a_run_in_two_processes_is_the_run_in_one(folder: Path, tmp_path: Path) 
             torchrun(*arguments)
         weights.append(load_file(tmp_path / name / "model.safetensors"))
         lines.append((tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        skipped.append((tmp_path / name / "skipped.jsonl").read_text())
     start = load_file(folder / "model" / "model.safetensors")
     assert weights[0].keys() == weights[1].keys()
     for name, expected in weights[0].items():
         assert (weights[1][name] - expected).norm() <= NEAR * expected.norm(), name
         assert not torch.equal(start[name], expected), name
+    assert skipped[0] == skipped[1]
+    assert [json.loads(line)["row"] for line in skipped[0].splitlines()] == ["away", "broken"]
     # Losses, rows, tokens and parse rates are of all processes, not of one.
     for mine, theirs in zip(*lines, strict=True):
         one, two = json.loads(mine), json.loads(theirs)
