@@ -62,7 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         # --debug is accepted anywhere, also behind a command.
         plain = [a for a in arguments if a != "--debug"] or ["--help"]
-        code = app(plain, prog_name="videoreasoner", standalone_mode=False)
+        # Commands that run commands get this function as `context.obj`, so that imports point one way.
+        code = app(plain, prog_name="videoreasoner", standalone_mode=False, obj=main)
     except (VideoReasonerError, TyperException) as error:
         if debug:
             raise

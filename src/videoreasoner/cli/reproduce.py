@@ -31,7 +31,6 @@ def reproduce(
     """
     if context.invoked_subcommand is not None:
         return
-    from videoreasoner.cli.main import main
     from videoreasoner.errors import SettingError
     from videoreasoner.reproduction.jobs import Ledger, run_jobs
     from videoreasoner.reproduction.page import write_page
@@ -48,7 +47,7 @@ def reproduce(
     plan, ledger = Plan(read), Ledger(Path(read.out_dir))
     with ledger.held():
         ledger.clear(plan.jobs.values(), overwrite)
-        failed = run_jobs(plan.jobs.values(), ledger, jobs, main, typer.echo, _IMPORTED)
+        failed = run_jobs(plan.jobs.values(), ledger, jobs, context.obj, typer.echo, _IMPORTED)
         if failed:
             names = ", ".join(failed)
             typer.echo(f"could not be run: {names}; no page was written. The same command tries again", err=True)
