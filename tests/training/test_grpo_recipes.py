@@ -14,6 +14,7 @@ from videoreasoner.synthetic.film import FilmSettings, make_films
 from videoreasoner.tasks import Task
 from videoreasoner.training.grpo_recipe import GrpoRecipe
 from videoreasoner.training.recipe import Recipe, load_recipe
+from videoreasoner.training.shapes import like_published
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "grpo"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -90,6 +91,15 @@ def test_a_recipe_says_how_to_run_it_and_what_it_needs(path: Path, films: Path, 
     assert ("the reference" in out.splitlines()[0]) == (recipe.lora is None)
     assert f"completions of {recipe.max_completion_length} tokens" in out
     assert f"for {min(recipe.rollout_batch_size, rows // 8)} row(s) at once" in out
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem != "tiny"], ids=lambda path: path.stem)
+def test_a_recipe_is_planned_before_the_model_that_it_begins_from_is_trained(path: Path, capsys) -> None:
+    model = load_recipe(path, GrpoRecipe).model_name_or_path
+    code, out, err = run(capsys, "train", "grpo", str(path), "--dry-run", "--strategy", "zero2", "--devices", "8")
+    assert (code, err) == (0, "")
+    assert f"NOT HERE: {model}; planned for as {like_published(model)}" in out
+    assert like_published(model) in path.stem or path.stem in ("event-only", "answer-only", "key-elements")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

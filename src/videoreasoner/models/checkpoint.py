@@ -77,6 +77,11 @@ class Checkpoint:
         return tuple({i for i in ids if i is not None and 0 <= i < rows} | set(beyond))
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no folder here reads as organisation/model."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
 def find_folder(name: str | Path, *, weights: bool = True) -> Path:
     """The folder of a shipped checkpoint, a path, or a Hugging Face id (downloaded, or from its cache).
 
@@ -97,7 +102,7 @@ def find_folder(name: str | Path, *, weights: bool = True) -> Path:
         return path
     if path.exists():
         raise CheckpointError(f"{text}: a model is a folder, and this is a file")
-    if text.startswith((".", "/", "~")) or text.count("/") != 1:
+    if not is_hub_id(text):
         shipped = ", ".join(sorted(p.name for p in SHIPPED.iterdir() if p.is_dir()))
         raise CheckpointError(
             f"{text}: no such folder; give a checkpoint folder, a Hugging Face id such as "

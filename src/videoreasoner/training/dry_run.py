@@ -162,6 +162,7 @@ def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
     lines = [
         f"{recipe.model_name_or_path}: {count_text(model.shape.parameters)} parameters, "
         f"{count_text(trained_parameters(model.shape, method))} of them trained",
+        *([model.missing] if model.missing else []),
         *data.notes(recipe.max_skipped_fraction),
         *precision_notes(recipe, hardware),
         f"rows: {data.counts}; {steps_text(steps)} of {step_rows} rows",

@@ -70,6 +70,7 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
     lines = [
         f"{recipe.model_name_or_path}: {count_text(model.shape.parameters)} parameters"
         f"{', and as many of the reference' if has_reference else ''}",
+        *([model.missing] if model.missing else []),
         *data.notes(recipe.max_skipped_fraction),
         *([f"CANNOT RUN: {SPLIT_WEIGHTS}"] if hardware.strategy in ("zero3", "fsdp2") else []),
         *precision_notes(recipe, hardware),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from videoreasoner.errors import CheckpointError, QuestionError, RowError, SettingError, VideoError
-from videoreasoner.models.checkpoint import SHIPPED, find_folder
+from videoreasoner.models.checkpoint import SHIPPED, find_folder, is_hub_id
 from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.models.event_tokens import extend_tokenizer
 from videoreasoner.rows import Row
@@ -21,7 +21,7 @@ from videoreasoner.training.frames import ClipReader, FilmFacts, plan_within, to
 from videoreasoner.training.order import RowOrder, steps_in_all
 from videoreasoner.training.recipe import Recipe, Source
 from videoreasoner.training.samples import read_held_out
-from videoreasoner.training.shapes import ModelShape, config_shape, published_shape
+from videoreasoner.training.shapes import PUBLISHED, ModelShape, config_shape, like_published, published_shape
 from videoreasoner.training.sources import Rows, Skipped, read_source, read_sources
 from videoreasoner.video.patches import PatchSettings
 from videoreasoner.video.sampling import PAIR
@@ -56,28 +56,35 @@ class Model:
 
     Attributes:
         encoder: None where no tokenizer is here; texts are then counted by characters.
+        missing: what to say of a folder that is not here and was planned for by its name; else empty.
     """
 
     shape: ModelShape
     settings: Settings
     patches: PatchSettings
     encoder: PromptEncoder | None
+    missing: str = ""
 
 
 def read_model(recipe: Recipe) -> Model:
     """The model of a recipe, from its folder or from the table of published ones.
+
+    A folder that is not here, because the run that makes it is still to come, is planned for as the published model
+    that its name begins with.
 
     Raises:
         CheckpointError: neither knows it.
         SettingError: the recipe's settings make no sense.
     """
     name = recipe.model_name_or_path
-    shape = published_shape(name)
     is_here = Path(name).expanduser().is_dir() or (SHIPPED / name).is_dir()
+    shape, missing = published_shape(name), ""
+    if not is_hub_id(name) and (base := like_published(name)) is not None:
+        shape, missing = PUBLISHED[base], f"NOT HERE: {name}; planned for as {base}, which its name begins with"
     if shape is not None and not is_here:
         settings = Settings().changed(**recipe.settings)
         patches = PatchSettings(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
-        return Model(shape, settings, patches, None)
+        return Model(shape, settings, patches, None, missing)
     folder = find_folder(name, weights=False)
     settings = Settings.load(folder).changed(**recipe.settings)
     try:

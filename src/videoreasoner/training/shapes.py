@@ -112,6 +112,12 @@ def published_shape(name: str) -> ModelShape | None:
     return PUBLISHED.get(name.rpartition("/")[2].lower().removesuffix("-instruct"))
 
 
+def like_published(name: str) -> str | None:
+    """The published model that the last part of a path begins with: `out/qwen2-vl-2b-lora` is like qwen2-vl-2b."""
+    last = name.rpartition("/")[2].lower()
+    return next((key for key in PUBLISHED if last == key or last.startswith(f"{key}-")), None)
+
+
 def config_shape(config: dict[str, Any]) -> ModelShape:
     """The shape that a config.json states, in transformers' old flat layout or the new one."""
     text = {**config, **config.get("text_config", {})}
