@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,14 +224,15 @@ def load_checkpoint(
     try:
         # Code of the folder's own is refused here, and not asked about on the terminal.
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model, report = family.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=IMPLEMENTATION,
-            use_safetensors=True,
-            output_loading_info=True,
-            quantization_config=quantization_config,
-        )
+        with _whole_weights():
+            model, report = family.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=IMPLEMENTATION,
+                use_safetensors=True,
+                output_loading_info=True,
+                quantization_config=quantization_config,
+            )
     except _LOADING_ERRORS as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
     # transformers would go on with random numbers in their place.
@@ -238,7 +241,8 @@ def load_checkpoint(
             f"{folder}: {len(report['missing_keys'])} weights are missing, such as {min(report['missing_keys'])}; "
             "copy all .safetensors files of the model"
         )
-    add_event_tokens(model, tokenizer)
+    with _whole_weights():
+        add_event_tokens(model, tokenizer)
     try:
         encoder = PromptEncoder(tokenizer, settings.prompts)
     except CheckpointError as error:
@@ -258,6 +262,24 @@ def load_checkpoint(
     # What is trained here ends its turns, base weights end texts, and other engines stop where a saved folder says.
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
     return checkpoint
+
+
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Keep transformers from splitting a model while it is loaded, as it does where DeepSpeed's ZeRO-3 is set up.
+
+    DeepSpeed splits it when training begins, all the same. Split before, an embedding seems to have no rows, so that
+    event tokens would be added to what has them, and frequencies of rotary positions are made in bfloat16: at some
+    thousand positions that is another model than the one that everyone else loads.
+    """
+    from transformers.integrations import deepspeed
+
+    held = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed._hf_deepspeed_config_weak_ref = None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = held
 
 
 def save_checkpoint(folder: Path, model: Any, tokenizer: Any, settings: Settings, patches: PatchSettings) -> None:
