@@ -224,7 +224,7 @@ def load_checkpoint(
     try:
         # Code of the folder's own is refused here, and not asked about on the terminal.
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        with _whole_weights():
+        with whole_weights():
             model, report = family.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -241,7 +241,7 @@ def load_checkpoint(
             f"{folder}: {len(report['missing_keys'])} weights are missing, such as {min(report['missing_keys'])}; "
             "copy all .safetensors files of the model"
         )
-    with _whole_weights():
+    with whole_weights():
         add_event_tokens(model, tokenizer)
     try:
         encoder = PromptEncoder(tokenizer, settings.prompts)
@@ -265,8 +265,8 @@ def load_checkpoint(
 
 
 @contextmanager
-def _whole_weights() -> Iterator[None]:
-    """Keep transformers from splitting a model while it is loaded, as it does where DeepSpeed's ZeRO-3 is set up.
+def whole_weights() -> Iterator[None]:
+    """Keep transformers and peft from splitting a model while it is made, as they do under DeepSpeed's ZeRO-3.
 
     DeepSpeed splits it when training begins, all the same. Split before, an embedding seems to have no rows, so that
     event tokens would be added to what has them, and frequencies of rotary positions are made in bfloat16: at some

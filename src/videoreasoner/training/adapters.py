@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from videoreasoner.errors import MissingExtraError, SettingError
-from videoreasoner.models.checkpoint import load_checkpoint
+from videoreasoner.models.checkpoint import load_checkpoint, whole_weights
 from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.tasks import EVENT_TOKENS
 from videoreasoner.training.recipe import Lora, Recipe
@@ -74,7 +74,8 @@ def add_adapters(model: Any, lora: Lora | None, encoder: PromptEncoder, seed: in
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            return peft.get_peft_model(model, config)
+            with whole_weights():
+                return peft.get_peft_model(model, config)
         except ValueError as error:
             raise SettingError(f"lora: {error}") from error
 
@@ -85,7 +86,8 @@ def merged_model(recipe: Recipe, adapter: Path) -> Any:
     Base weights are loaded again: merging into quantised ones would lose what the adapters learned.
     """
     base = load_checkpoint(recipe.model_name_or_path, device="cpu", dtype=getattr(torch, recipe.dtype))
-    return _peft().PeftModel.from_pretrained(base.model, adapter).merge_and_unload()
+    with whole_weights():
+        return _peft().PeftModel.from_pretrained(base.model, adapter).merge_and_unload()
 
 
 def _peft() -> Any:
