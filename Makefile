@@ -6,16 +6,17 @@ READY := .venv/.ready
 SEEDS ?= 1
 JOBS ?= 2
 
-.PHONY: help demo test test-slow test-vllm lint format bench reproduce reproduce-smoke tiny clean
+.PHONY: help demo test test-slow test-split test-vllm lint format bench reproduce reproduce-smoke tiny clean
 
 help:
 	@echo "make demo       make a film, ask the shipped model about it, show the evidence"
 	@echo "make test       lint, types and the test suite (about ten minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes each"
+	@echo "make test-split ZeRO-2, ZeRO-3 and FSDP2 in two processes on a CPU (installs DeepSpeed; about five minutes)"
 	@echo "make test-vllm  trained folders in stock vLLM, in .venv-vllm (installs up to 7 GB; about ten minutes)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make bench      the figures of docs/tiny-model.md, measured again (about 15 minutes)"
-	@echo "make reproduce        the method at small scale, claim by claim: docs/reproduction.md (45 minutes on two cores; SEEDS=3)"
+	@echo "make reproduce        the method at small scale, claim by claim: docs/reproduction.md (45 minutes a seed on two cores; SEEDS=3)"
 	@echo "make reproduce-smoke  the same on a handful of rows (two minutes); part of make test"
 	@echo "make tiny       train the shipped checkpoints from nothing (about two and a half hours on two cores)"
 
@@ -61,6 +62,16 @@ test-vllm: $(VLLM_BIN)/.ready
 	VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 \
 	  $(VLLM_BIN)/python -m pytest tests/vllm
 
+# Beside .venv and not in it, because accelerate acts otherwise where DeepSpeed is installed.
+SPLIT := .deepspeed
+$(SPLIT)/.ready: $(READY)
+	@rm -rf $(SPLIT)
+	@$(BIN)/python -m pip install --quiet --target $(SPLIT) --no-deps deepspeed==0.19.8 hjson ninja py-cpuinfo msgpack einops
+	@touch $@
+
+test-split: $(SPLIT)/.ready
+	PYTHONPATH=$(SPLIT) $(BIN)/python -m pytest tests/split
+
 bench: $(READY)
 	$(BIN)/python bench/tiny_model.py --out out/tiny-model
 
@@ -76,4 +87,4 @@ tiny: $(READY)
 	$(BIN)/videoreasoner synthetic train-tiny out/tiny
 
 clean:
-	rm -rf .venv .venv-vllm out
+	rm -rf .venv .venv-vllm .deepspeed out

@@ -71,15 +71,29 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     return args
 
 
-def check_master_weights(recipe: Recipe, args: TrainingArguments) -> None:
-    """Refuse bfloat16 weights with nothing beside them.
+def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
+    """Refuse what does not go with the way in which the processes were started.
 
     Raises:
-        SettingError: most updates would be lost.
+        SettingError: bfloat16 weights without anything beside them, or DeepSpeed in another precision than the recipe.
     """
-    launched = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("DEEPSPEED", "FSDP"))
-    if loses_updates(recipe, launched or bool(args.deepspeed or args.fsdp)):
+    has_deepspeed = bool(args.deepspeed) or launched_with("DEEPSPEED")
+    if loses_updates(recipe, has_deepspeed or has_fsdp(args)):
         raise SettingError(LOST_UPDATES)
+    if has_deepspeed and os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" and not args.bf16:
+        raise SettingError(
+            "bf16: false, and the launch profile has DeepSpeed compute in bfloat16 (mixed_precision); set bf16=true"
+        )
+
+
+def has_fsdp(args: TrainingArguments) -> bool:
+    """Whether FSDP splits the weights."""
+    return bool(args.fsdp) or launched_with("FSDP")
+
+
+def launched_with(name: str) -> bool:
+    """Whether `accelerate launch` was told so by its profile."""
+    return os.environ.get(f"ACCELERATE_USE_{name}") == "true"
 
 
 def _check_names(args: TrainingArguments) -> None:

@@ -26,7 +26,7 @@ from videoreasoner.training.memory import (
     estimate,
     trained_parameters,
 )
-from videoreasoner.training.recipe import LOST_UPDATES, Recipe, loses_updates
+from videoreasoner.training.recipe import LOST_UPDATES, SPLIT_TIED, Recipe, loses_updates
 from videoreasoner.training.row_sizes import Model, RowSize, TextTokens, guessed_tokens, read_data, read_model
 
 # What a step's time is spent on, by the names of metrics.jsonl; one after the other.
@@ -75,9 +75,12 @@ def planned_method(recipe: Recipe, hardware: Hardware) -> Method:
     )
 
 
-def precision_notes(recipe: Recipe, hardware: Hardware) -> list[str]:
-    """What stands against training with these weights on that hardware."""
-    return [f"CANNOT RUN: {LOST_UPDATES}"] if loses_updates(recipe, hardware.strategy != "ddp") else []
+def launch_notes(recipe: Recipe, model: Model, hardware: Hardware) -> list[str]:
+    """What stands against training these weights in that way."""
+    reasons = [LOST_UPDATES] if loses_updates(recipe, hardware.strategy != "ddp") else []
+    if recipe.lora and hardware.strategy == "fsdp2" and model.shape.text.is_tied:
+        reasons.append(SPLIT_TIED)
+    return [f"CANNOT RUN: {reason}" for reason in reasons]
 
 
 def count_text(parameters: int) -> str:
@@ -164,7 +167,7 @@ def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
         f"{count_text(trained_parameters(model.shape, method))} of them trained",
         *([model.missing] if model.missing else []),
         *data.notes(recipe.max_skipped_fraction),
-        *precision_notes(recipe, hardware),
+        *launch_notes(recipe, model, hardware),
         f"rows: {data.counts}; {steps_text(steps)} of {step_rows} rows",
         *_tokens(data.sizes, data.looked_into, is_guess=model.encoder is None),
         f"memory of one of {method.devices} device(s), {hardware.strategy}, at the longest row:",

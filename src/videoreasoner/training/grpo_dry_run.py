@@ -12,9 +12,9 @@ from videoreasoner.training.dry_run import (
     count_text,
     hours_text,
     in_use_gb,
+    launch_notes,
     measured_rate,
     planned_method,
-    precision_notes,
     steps_text,
 )
 from videoreasoner.training.examples import text_length
@@ -73,7 +73,7 @@ def grpo_dry_run_report(recipe: GrpoRecipe, hardware: Hardware) -> str:
         *([model.missing] if model.missing else []),
         *data.notes(recipe.max_skipped_fraction),
         *([f"CANNOT RUN: {SPLIT_WEIGHTS}"] if hardware.strategy in ("zero3", "fsdp2") else []),
-        *precision_notes(recipe, hardware),
+        *launch_notes(recipe, model, hardware),
         f"rows: {data.counts}; {steps_text(steps)} of {step_rows} rows and up to {step_rows * completions} completions",
         f"longest prompt: {longest.total} tokens, {longest.visual} of them visual ({len(data.sizes)} rows and "
         f"{data.looked_into} films looked into)",

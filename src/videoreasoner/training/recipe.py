@@ -170,6 +170,12 @@ LOST_UPDATES = (
 )
 
 
+SPLIT_TIED = (
+    "lora: FSDP cannot split the event tokens' rows of this model, because its output layer is its embedding; launch "
+    "with recipes/accelerate/multi_gpu.yaml, zero2.yaml or zero3.yaml"
+)
+
+
 def loses_updates(recipe: Recipe, is_split: bool) -> bool:
     """Whether `LOST_UPDATES` is true of a run: at usual learning rates, a step is below a bfloat16 weight's last bit.
 

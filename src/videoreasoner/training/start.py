@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from videoreasoner.errors import SettingError, TrainingError
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.training.adapters import add_adapters, merged_model, quantisation
-from videoreasoner.training.arguments import check_master_weights, training_arguments
+from videoreasoner.training.arguments import check_launch, has_fsdp, training_arguments
 from videoreasoner.training.cache import ArrayCache
 from videoreasoner.training.dataset import Collator, Lessons, RowDataset
 from videoreasoner.training.folder import RunFolder, run_identity
@@ -23,7 +23,7 @@ from videoreasoner.training.frames import ClipReader
 from videoreasoner.training.metrics import MetricsFile
 from videoreasoner.training.order import RowOrder, steps_in_all
 from videoreasoner.training.progress import ProgressBar
-from videoreasoner.training.recipe import Recipe
+from videoreasoner.training.recipe import SPLIT_TIED, Recipe
 from videoreasoner.training.samples import OutputSampler, read_held_out
 from videoreasoner.training.sources import read_sources
 from videoreasoner.training.trainer import Run, TreeTrainer, check_skipped
@@ -92,7 +92,7 @@ def prepare(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     args = training_arguments(recipe)
-    check_master_weights(recipe, args)
+    check_launch(recipe, args)
     sources = read_sources(recipe.data, recipe.fields, recipe.video_root)
     skipped = [item for rows in sources for item in (*rows.skipped, *rows.absent)]
     check_skipped(skipped, sources, recipe.max_skipped_fraction)
@@ -106,6 +106,8 @@ def prepare(
         folder.check(identity)
     folder.make()
     checkpoint = load_model(recipe)
+    if recipe.lora and has_fsdp(args) and checkpoint.model.config.tie_word_embeddings:
+        raise SettingError(SPLIT_TIED)
     order = RowOrder([len(rows) for rows in sources], [rows.weight for rows in sources], recipe.seed)
     if recipe.max_steps < 0:
         args.max_steps = steps_in_all(recipe.num_train_epochs, order.epoch_rows, step_rows) * steps_per_batch
