@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+from transformers.integrations import deepspeed
 
 from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl, tokenizer
 from videoreasoner.errors import CheckpointError, SettingError
@@ -139,6 +141,27 @@ def test_a_device_that_is_not_there_is_refused(saved: Path, device: str) -> None
     with pytest.raises(SettingError, match="device") as caught:
         load_checkpoint(saved, device)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_is_loaded_whole_where_zero_3_is_set_up(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would ask DeepSpeed to split it meanwhile, which is not even installed here."""
+
+    class Stage3:
+        def is_zero3(self) -> bool:
+            return True
+
+    held = Stage3()
+    monkeypatch.setattr(deepspeed, "_hf_deepspeed_config_weak_ref", weakref.ref(held))
+    assert deepspeed.is_deepspeed_zero3_enabled()
+    loaded = load_checkpoint(saved, "cpu").model
+    # The trainer finds it set up as it was.
+    assert deepspeed.is_deepspeed_zero3_enabled()
+    deepspeed.unset_hf_deepspeed_config()
+    plain = load_checkpoint(saved, "cpu").model
+    for (name, one), (_, other) in zip(loaded.state_dict().items(), plain.state_dict().items(), strict=True):
+        assert torch.equal(one, other), name
+    for (name, one), (_, other) in zip(loaded.named_buffers(), plain.named_buffers(), strict=True):
+        assert one.dtype == other.dtype == torch.float32, name
 
 
 def test_shipped_checkpoints_are_found_by_name_and_folders_by_path(saved: Path) -> None:

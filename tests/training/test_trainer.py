@@ -20,9 +20,9 @@ from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.reasoner import Reasoner
 from videoreasoner.rows import read_rows
 from videoreasoner.tasks import EVENT_TOKENS, Task
-from videoreasoner.training import cold_start
+from videoreasoner.training import cold_start, start
 from videoreasoner.training.adapters import UNQUANTISED
-from videoreasoner.training.arguments import training_arguments
+from videoreasoner.training.arguments import check_launch, training_arguments
 from videoreasoner.training.cold_start import ColdStartTrainer, train_cold_start
 from videoreasoner.training.dry_run import Hardware, dry_run_report
 from videoreasoner.training.folder import RunFolder
@@ -285,6 +285,30 @@ def test_bfloat16_weights_are_trained_where_float32_ones_stand_beside_them_alone
         assert ("CANNOT RUN" in dry_run_report(recipe, Hardware(strategy=strategy))) == refused
     assert prepare(parse_recipe({**content, "lora": {"r": 4}}, ColdStartRecipe))
     assert not loses_updates(recipe, is_split=True)
+
+
+def test_a_launch_in_another_precision_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = parse_recipe(content_for(folder, tmp_path / "out"), ColdStartRecipe)
+    args = training_arguments(recipe)
+    check_launch(recipe, args)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    check_launch(recipe, args)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(SettingError, match="set bf16=true"):
+        check_launch(recipe, args)
+
+
+def test_adapters_that_fsdp_cannot_split_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = parse_recipe({**content_for(folder, tmp_path / "out"), "lora": {"r": 4}}, ColdStartRecipe)
+    for strategy, refused in (("ddp", False), ("zero3", False), ("fsdp2", True)):
+        assert ("its output layer is its embedding" in dry_run_report(recipe, Hardware(strategy=strategy))) == refused
+    monkeypatch.setattr(start, "has_fsdp", lambda args: True)
+    with pytest.raises(SettingError, match="its output layer is its embedding"):
+        prepare(recipe)
 
 
 def test_fields_of_transformers_that_we_set_can_be_set_otherwise(folder: Path, tmp_path: Path) -> None:
