@@ -287,7 +287,7 @@ def test_bfloat16_weights_are_trained_where_float32_ones_stand_beside_them_alone
     assert not loses_updates(recipe, is_split=True)
 
 
-def test_a_launch_in_another_precision_is_refused(
+def test_a_launch_that_does_not_go_with_the_recipe_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = parse_recipe(content_for(folder, tmp_path / "out"), ColdStartRecipe)
@@ -297,6 +297,13 @@ def test_a_launch_in_another_precision_is_refused(
     check_launch(recipe, args)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(SettingError, match="set bf16=true"):
+        check_launch(recipe, args)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
+    check_launch(recipe, args)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    check_launch(recipe, args)
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    with pytest.raises(SettingError, match=r"set it to false .*fsdp2\.yaml"):
         check_launch(recipe, args)
 
 
