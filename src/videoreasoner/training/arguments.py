@@ -75,8 +75,8 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
     """Refuse what does not go with the way in which the processes were started.
 
     Raises:
-        SettingError: bfloat16 weights without anything beside them, DeepSpeed in another precision than the recipe, or FSDP
-            with weights that the first process alone loads.
+        SettingError: bfloat16 weights without anything beside them, DeepSpeed in another precision than the recipe, or
+            FSDP with weights that the first process alone loads.
     """
     has_deepspeed = bool(args.deepspeed) or launched_with("DEEPSPEED")
     if loses_updates(recipe, has_deepspeed or has_fsdp(args)):
@@ -87,8 +87,8 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
         )
     if launched_with("FSDP") and os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING") == "true":
         raise SettingError(
-            "fsdp_cpu_ram_efficient_loading: event tokens are added in every process, so each has to load the weights; set "
-            "it to false in the launch profile, as recipes/accelerate/fsdp2.yaml does"
+            "fsdp_cpu_ram_efficient_loading: event tokens are added in every process, so each has to load the weights; "
+            "set it to false in the launch profile, as recipes/accelerate/fsdp2.yaml does"
         )
 
 
