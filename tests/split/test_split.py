@@ -121,7 +121,7 @@ def test_adapters(folder: Path, tmp_path: Path, profile: str) -> None:
 
 
 def test_grpo_on_split_gradients(folder: Path, tmp_path: Path) -> None:
-    """With a step that teaches nothing: the schedule goes on, and the weights stay."""
+    """With a step that teaches nothing: the schedule goes on, and the weights stay. Held-out rows are sampled."""
     rewards = tmp_path / "rewards.py"
     rewards.write_text(
         "calls = []\n"
@@ -131,7 +131,11 @@ def test_grpo_on_split_gradients(folder: Path, tmp_path: Path) -> None:
     )
     changes = {"rewards": {f"{rewards}:uneven": 1.0}, "num_generations": 4, "max_completion_length": 12}
     changes |= {"tasks": ["answer"], "max_steps": 3, "save_steps": 1, "save_total_limit": 3}
-    lines = train(folder, out := tmp_path / "out", "zero2", "grpo", **changes)
+    changes |= {"eval_data": [{"path": str(folder / "data" / "plain.jsonl")}], "eval_rows": 3}
+    before, *lines = train(folder, out := tmp_path / "out", "zero2", "grpo", **changes)
+    assert (before["step"], before.keys()) == (0, {"step", *(name for name in before if "held_out/" in name)})
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [sample["step"] for sample in samples] == [0, 0, 0, 3, 3, 3]
     assert [line["zero_variance_groups"] for line in lines] == [0.0, 1.0, 0.0]
     assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3, 7.5e-4, 2.5e-4])
     first, second, third = (load_file(out / f"checkpoint-{step}" / "model.safetensors") for step in (1, 2, 3))

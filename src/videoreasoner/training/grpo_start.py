@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
 from numpy.typing import NDArray
 
 from videoreasoner.errors import QuestionError, RowError, SettingError, TrainingError, VideoError
@@ -29,6 +28,7 @@ from videoreasoner.training.order import RowOrder
 from videoreasoner.training.queries import Query, QueryMaker
 from videoreasoner.training.retrieval_reward import KeyElementRetrieval
 from videoreasoner.training.rewards import KEY_ELEMENT_RETRIEVAL, Rewards, load_rewards
+from videoreasoner.training.samples import has_split_weights
 from videoreasoner.training.sources import Rows, Skipped
 from videoreasoner.training.start import carry_out, prepare, progress
 from videoreasoner.training.trainer import Run
@@ -179,8 +179,7 @@ def _check_weights_are_whole(accelerator: Any) -> None:
     Raises:
         SettingError: FSDP, or ZeRO of stage 3.
     """
-    plugin = accelerator.state.deepspeed_plugin
-    if accelerator.distributed_type is DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3):
+    if has_split_weights(accelerator.state):
         raise SettingError(SPLIT_WEIGHTS)
 
 

@@ -137,8 +137,8 @@ class OutputSampler(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self.run.recipe.eval_data:
             self.why_not = "the recipe has no eval_data"
-        elif AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            self.why_not = "weights may be split over processes"
+        elif has_split_weights(AcceleratorState()):
+            self.why_not = "weights are split over processes"
         elif state.global_step == 0:
             before = self._sample(0)
             if self.run.args.should_save:
@@ -170,6 +170,16 @@ class OutputSampler(TrainerCallback):
             mine = rows[args.process_index :: args.world_size]
             self._queries = list(islice(_usable(queries, mine), wanted))
         return self._queries
+
+
+def has_split_weights(state: Any) -> bool:
+    """Whether no process has all weights: FSDP, or ZeRO of stage 3.
+
+    Args:
+        state: accelerate's.
+    """
+    plugin = state.deepspeed_plugin
+    return state.distributed_type is DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3)
 
 
 def _usable(queries: QueryMaker, rows: Sequence[tuple[Rows, Row]]) -> Iterator[Query]:
