@@ -137,6 +137,7 @@ def test_grpo_on_split_gradients(folder: Path, tmp_path: Path) -> None:
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert [sample["step"] for sample in samples] == [0, 0, 0, 3, 3, 3]
     assert [line["zero_variance_groups"] for line in lines] == [0.0, 1.0, 0.0]
+    assert [line["grad_norm"] > 0 for line in lines] == [True, False, True]
     assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3, 7.5e-4, 2.5e-4])
     first, second, third = (load_file(out / f"checkpoint-{step}" / "model.safetensors") for step in (1, 2, 3))
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())

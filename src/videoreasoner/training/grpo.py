@@ -246,6 +246,11 @@ class GrpoTrainer(TreeTrainer):
             return torch.zeros((), device=self.args.device)
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        # Where nothing was learned, DeepSpeed would tell that of the step before.
+        learned = any(batch["experience"] is not None for batch in self._batches)
+        return super()._get_grad_norm(model, grad_norm) if learned else 0.0
+
     def _reference_log_probs(
         self, queries: Sequence[Query], leaves: LeafBatch, features: Sequence[Tensor] | None
     ) -> Tensor | None:

@@ -5,7 +5,8 @@ transformers' and accelerate's. Added here:
 
 - batches are trees with notes; what was skipped is agreed between processes, written down, and stops the run when it is
   too much;
-- a loss or gradient that is not finite stops the run before the optimizer step, naming the rows;
+- a loss or gradient that is not finite stops the run before the optimizer step, naming the rows (DeepSpeed tells the
+  gradient's norm behind its step; there the run stops before anything is saved);
 - checkpoints appear whole or not at all, whenever the process dies;
 - one loss over the global batch, however it is cut into devices and micro-batches (see `batch_loss`).
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -175,7 +176,8 @@ class TreeTrainer(Trainer):
         # Here, because it is the last call before the optimizer step that knows the norm.
         norm = super()._get_grad_norm(model, grad_norm)
         if norm is not None and not torch.isfinite(torch.as_tensor(float(norm))):
-            self._stop(f"the gradient's norm is {float(norm)}", self.notes.rows)
+            is_late = self.accelerator.distributed_type is DistributedType.DEEPSPEED
+            self._stop(f"the gradient's norm is {float(norm)}", self.notes.rows, is_late)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -225,12 +227,13 @@ class TreeTrainer(Trainer):
             self.run.folder.write_skipped(list(self._skipped.values()))
         check_skipped(list(self._skipped.values()), self.run.sources, self.run.recipe.max_skipped_fraction)
 
-    def _stop(self, what: str, rows: list[tuple[str, str]]) -> None:
+    def _stop(self, what: str, rows: list[tuple[str, str]], is_late: bool = False) -> None:
         named = ", ".join(f"{row} of {source}" for source, row in rows[:8]) or "none"
         last = self.run.folder.last_checkpoint()
         good = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
+        weights = "DeepSpeed had taken the step by then" if is_late else "the weights were left as they were"
         raise TrainingError(
-            f"step {self.state.global_step + 1}: {what}, and the weights were left as they were; rows of this step: "
+            f"step {self.state.global_step + 1}: {what}, and {weights}; rows of this step: "
             f"{named}; {good}. Look at these rows, or lower learning_rate"
         )
 
