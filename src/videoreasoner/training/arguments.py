@@ -92,6 +92,18 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
         )
 
 
+def check_optimizer(args: TrainingArguments, model: Any) -> None:
+    """Refuse an optimizer that cannot train a model, which transformers does when training has begun.
+
+    Raises:
+        SettingError: its package is not installed, or it is for other layers.
+    """
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, model)
+    except (ValueError, ImportError, TypeError) as error:
+        raise SettingError(f"optim {args.optim.value}: cannot be used here ({error})") from error
+
+
 def has_fsdp(args: TrainingArguments) -> bool:
     """Whether FSDP splits the weights."""
     return bool(args.fsdp) or launched_with("FSDP")
@@ -104,12 +116,7 @@ def launched_with(name: str) -> bool:
 
 def _check_names(args: TrainingArguments) -> None:
     """Make what the settings name, once, for nothing: transformers makes it when a run has begun."""
-    weight = torch.nn.Linear(1, 1)
-    try:
-        Trainer.get_optimizer_cls_and_kwargs(args, weight)
-    except (ValueError, ImportError, TypeError) as error:
-        raise SettingError(f"optim {args.optim.value}: cannot be used here ({error})") from error
-    optimizer = torch.optim.SGD(weight.parameters(), lr=args.learning_rate)
+    optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=args.learning_rate)
     try:
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs)
     except (ValueError, TypeError) as error:

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from videoreasoner.errors import SettingError, TrainingError
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.training.adapters import add_adapters, merged_model, quantisation
-from videoreasoner.training.arguments import check_launch, has_fsdp, training_arguments
+from videoreasoner.training.arguments import check_launch, check_optimizer, has_fsdp, training_arguments
 from videoreasoner.training.cache import ArrayCache
 from videoreasoner.training.dataset import Collator, Lessons, RowDataset
 from videoreasoner.training.folder import RunFolder, run_identity
@@ -116,6 +116,7 @@ def prepare(
     dataset = make_dataset(sources, lessons, order, args.max_steps * step_rows)
     checkpoint.model.model.visual.requires_grad_(not recipe.freeze_vision)
     model = add_adapters(checkpoint.model, recipe.lora, checkpoint.encoder, recipe.seed)
+    check_optimizer(args, model)
     resume_from = starting_point(None if overwrite else folder.last_checkpoint(), recipe, args.max_steps)
     # What no step has met was found out anew.
     own_step = _own_step(resume_from, folder)
