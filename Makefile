@@ -9,7 +9,7 @@ JOBS ?= 2
 .PHONY: help demo test test-slow test-split test-vllm lint format bench reproduce reproduce-smoke tiny clean
 
 help:
-	@echo "make demo       make a film, ask the shipped model about it, show the evidence"
+	@echo "make demo       make a video, ask the shipped model about it, show the evidence"
 	@echo "make test       lint, types and the test suite (about ten minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make test-split ZeRO-2, ZeRO-3 and FSDP2 in two processes on a CPU (installs DeepSpeed; about five minutes)"
@@ -76,15 +76,15 @@ bench: $(READY)
 	$(BIN)/python bench/tiny_model.py --out out/tiny-model
 
 reproduce: $(READY)
-	$(BIN)/videoreasoner reproduce --seeds $(SEEDS) --jobs $(JOBS)
+	$(BIN)/python -m experiments.reproduction --recipe experiments/recipes/reproduce.yaml --seeds $(SEEDS) --jobs $(JOBS)
 
 # From nothing, so that all of it is run.
 reproduce-smoke: $(READY)
 	@rm -rf out/reproduce-smoke
-	$(BIN)/videoreasoner reproduce --recipe recipes/reproduce/smoke.yaml --jobs $(JOBS)
+	$(BIN)/python -m experiments.reproduction --recipe experiments/recipes/smoke.yaml --jobs $(JOBS)
 
 tiny: $(READY)
-	$(BIN)/videoreasoner synthetic train-tiny out/tiny
+	$(BIN)/python -m experiments.tiny.make out/tiny
 
 clean:
 	rm -rf .venv .venv-vllm .deepspeed out

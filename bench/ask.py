@@ -1,4 +1,4 @@
-"""What a question costs: `direct`, `focus`, and the pipeline written the naive way, on one film in one run.
+"""What a question costs: `direct`, `focus`, and the pipeline written the naive way, on one video in one run.
 
     python bench/ask.py --out out/bench-ask [--repeats 3] [--minutes 2] [--device cuda --shape 7b]
 
@@ -7,7 +7,7 @@ number of tokens in every arm, and the naive arm looks at the frames that `focus
 differs:
 
     naive    three passes with transformers' `generate`: event, key elements, answer; each decodes its frames, encodes
-             them and prefills its prompt from nothing, and retrieval decodes the film once more
+             them and prefills its prompt from nothing, and retrieval decodes the video once more
     focus    `Reasoner.ask(mode="focus")`
     direct   `Reasoner.ask(mode="direct")`, the same frame budget
 
@@ -33,15 +33,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from footage import make_film
+from footage import make_video
 from shapes import SHAPES, save_random_checkpoint, save_random_clip
 from videoreasoner import Reasoner, VideoFile
-from videoreasoner.evidence import Answer
+from videoreasoner.inference.answer import Answer
+from videoreasoner.inference.reasoner import Query
 from videoreasoner.models.positions import ClipTokens, temporal_indices
-from videoreasoner.reasoner import Query
 from videoreasoner.retrieval.keyframes import retrieval_times
-from videoreasoner.stopwatch import Stopwatch
 from videoreasoner.tasks import Task
+from videoreasoner.utils.stopwatch import Stopwatch
 from videoreasoner.video.patches import patchify, resize
 from videoreasoner.video.sampling import uniform_plan
 
@@ -54,16 +54,16 @@ NEW_TOKENS = 24
 class Naive:
     """The same questions as a script around `generate` would ask them."""
 
-    def __init__(self, reasoner: Reasoner, film: Path) -> None:
-        self.reasoner, self.film = reasoner, film
+    def __init__(self, reasoner: Reasoner, video_file: Path) -> None:
+        self.reasoner, self.video_file = reasoner, video_file
         self.checkpoint = reasoner.engine.checkpoint  # type: ignore[attr-defined]
 
     def ask(self, like: Answer) -> dict[str, float]:
         """Seconds by stage for the work behind an answer of `focus`."""
         device = self.checkpoint.model.device
         watch = Stopwatch(torch.cuda.synchronize if device.type == "cuda" else None)
-        with VideoFile(self.film) as film:
-            uniform = uniform_plan(film.duration_s, self.reasoner.settings.sampling).times_s
+        with VideoFile(self.video_file) as video_file:
+            uniform = uniform_plan(video_file.duration_s, self.reasoner.settings.sampling).times_s
         for task in (Task.EVENT, Task.KEY_ELEMENTS):
             self._pass(uniform.tolist(), task, watch)
         self._retrieve(like.key_elements, watch)
@@ -72,8 +72,8 @@ class Naive:
 
     def _pass(self, times_s: list[float], task: Task, watch: Stopwatch) -> None:
         checkpoint = self.checkpoint
-        with watch.stage("decode"), VideoFile(self.film) as film:
-            frames = [resize(image[np.newaxis], checkpoint.patches) for _, image in film.iter_frames_at(times_s)]
+        with watch.stage("decode"), VideoFile(self.video_file) as video_file:
+            frames = [resize(image[np.newaxis], checkpoint.patches) for _, image in video_file.iter_frames_at(times_s)]
             patches = patchify(torch.cat(frames), checkpoint.patches)
         _, height, width = patches.grid
         merge = checkpoint.patches.merge_size
@@ -97,9 +97,9 @@ class Naive:
         encoder, settings = self.reasoner.encoder, self.reasoner.settings
         if encoder is None or not elements:
             return
-        with watch.stage("retrieve"), VideoFile(self.film) as film:
-            wanted = retrieval_times(film.duration_s, settings.retrieval_rate_fps, settings.retrieval_max_frames)
-            encoder.encode_images(np.stack([image for _, image in film.iter_frames_at(wanted)]))
+        with watch.stage("retrieve"), VideoFile(self.video_file) as video_file:
+            wanted = retrieval_times(video_file.duration_s, settings.retrieval_rate_fps, settings.retrieval_max_frames)
+            encoder.encode_images(np.stack([image for _, image in video_file.iter_frames_at(wanted)]))
             encoder.encode_texts(elements)
 
 
@@ -146,13 +146,13 @@ def never_ends(reasoner: Reasoner) -> None:
 
 
 class Bench:
-    """A film, a random model and a random text-image encoder, and the arms on them."""
+    """A video, a random model and a random text-image encoder, and the arms on them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         out: Path = options.out
         out.mkdir(parents=True, exist_ok=True)
-        self.film = out / f"film-{options.minutes}min.mp4"
-        make_film(self.film, codec="h264", minutes=options.minutes, gop_s=5, width=1280, height=720)
+        self.video_file = out / f"video-{options.minutes}min.mp4"
+        make_video(self.video_file, codec="h264", minutes=options.minutes, gop_s=5, width=1280, height=720)
         model = save_random_checkpoint(out, SHAPES[options.shape])
         encoder = save_random_clip(out)
         dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
@@ -168,11 +168,11 @@ class Bench:
             sparse_seek=options.sparse_seek,
         )
         never_ends(self.reasoner)
-        self.naive = Naive(self.reasoner, self.film)
+        self.naive = Naive(self.reasoner, self.video_file)
 
     @cached_property
     def focused(self) -> Answer:
-        return self.reasoner.ask(self.film, QUESTION, OPTIONS)
+        return self.reasoner.ask(self.video_file, QUESTION, OPTIONS)
 
     def run(self, arm: str) -> dict[str, float]:
         """Seconds by stage, and in all."""
@@ -181,13 +181,13 @@ class Bench:
             seconds = self.naive.ask(self.focused)
         elif arm.startswith("ten"):
             queries = [Query(f"{number}. {QUESTION}", OPTIONS) for number in range(10)]
-            answers = self.reasoner.ask_many(self.film, queries, arm.split()[-1])
+            answers = self.reasoner.ask_many(self.video_file, queries, arm.split()[-1])
             seconds = defaultdict(float)
             for answer in answers:
                 for stage in STAGES:
                     seconds[stage] += answer.timing.get(stage, 0.0)
         else:
-            seconds = dict(self.reasoner.ask(self.film, QUESTION, OPTIONS, arm).timing)
+            seconds = dict(self.reasoner.ask(self.video_file, QUESTION, OPTIONS, arm).timing)
         return {**seconds, "total": time.perf_counter() - started}
 
 
@@ -206,7 +206,7 @@ def peak_memory(options: argparse.Namespace, arm: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=int, default=2, help="length of the film")
+    parser.add_argument("--minutes", type=int, default=2, help="length of the video")
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--pixels", type=int, default=64 * 28 * 28, help="most pixels of a resized frame")
     parser.add_argument("--shape", choices=SHAPES, default="small")
@@ -231,7 +231,7 @@ def main() -> None:
             runs[arm].append(bench.run(arm))
             print(f"{repeat + 1}/{options.repeats} {arm}: {runs[arm][-1]['total']:.2f} s", file=sys.stderr, flush=True)
     parameters = sum(p.numel() for p in bench.naive.checkpoint.model.parameters())
-    print(f"{parameters / 1e6:.0f} M parameters, {frames} frames, film of {options.minutes} min")
+    print(f"{parameters / 1e6:.0f} M parameters, {frames} frames, video of {options.minutes} min")
     print(f"| arm | {' | '.join(STAGES)} | total | x direct | peak memory |")
     print("|---|" + "---:|" * (len(STAGES) + 3))
     direct = median(run["total"] for run in runs["direct"])

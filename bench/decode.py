@@ -9,7 +9,7 @@
 Every repetition opens the file anew and times opening and decoding together; the arms take turns, so that what else
 the machine does meets all of them. The file is in the page cache. All arms get the same number of threads. Every frame
 carries its number, so what an arm returned is compared with what it was asked for. A peer that is not installed is
-left out, and named. Films are built once, into `--films`.
+left out, and named. Videos are built once, into `--videos`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from typing import Any
 
 import numpy as np
 
-from footage import FPS, MINUTE_S, make_film, number_of
-from videoreasoner.video.file import VideoFile
-from videoreasoner.video.guarded import GuardedVideoFile
+from footage import FPS, MINUTE_S, make_video, number_of
+from videoreasoner.video.isolated.file import GuardedVideoFile
+from videoreasoner.video.pyav.file import VideoFile
 
 Arm = Callable[[Path, Sequence[float]], Any]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-# What an arm may raise on a film that it cannot read.
+# What an arm may raise on a video that it cannot read.
 FAILURES = (RuntimeError, OSError, ValueError, IndexError)
 
 
 @dataclass(frozen=True)
-class Film:
+class Video:
     codec: str = "h264"
     minutes: int = 20
     gop_s: int = 10
@@ -53,7 +53,7 @@ class Film:
         path = folder / f"{self.codec}-{self.minutes}min-{self.gop_s}s-{self.width}x{self.height}.mp4"
         if not path.exists():
             print(f"building {path} ...", file=sys.stderr, flush=True)
-            make_film(
+            make_video(
                 path, codec=self.codec, minutes=self.minutes, gop_s=self.gop_s, width=self.width, height=self.height
             )
         return path
@@ -177,13 +177,13 @@ def print_rows(title: str, results: dict[str, Result]) -> None:
 
 
 def compare(options: argparse.Namespace, found: dict[str, Arm]) -> None:
-    film = Film()
-    path = film.build(options.films)
-    uniform = measure(path, film.uniform(64), found, options.repetitions, options.clock)
+    video_file = Video()
+    path = video_file.build(options.videos)
+    uniform = measure(path, video_file.uniform(64), found, options.repetitions, options.clock)
     print_rows("64 frames, evenly spread over 20 minutes (1280x720, H.264, a key frame every 10 s)", uniform)
     spans = {name: arm for name, arm in found.items() if "keyframe" not in name}
     span = measure(path, SPAN_S, spans, options.repetitions, options.clock)
-    print_rows("100 frames in one span of 24 s of that film", span)
+    print_rows("100 frames in one span of 24 s of that video", span)
     print("\n| target | is |\n|---|---|")
     for slower in ("torchcodec exact", "torchcodec approximate", "decord2"):
         print(f"| keyframe at least 10x faster than {slower} | {ratio(uniform, slower, 'keyframe')} |")
@@ -197,8 +197,8 @@ def compare(options: argparse.Namespace, found: dict[str, Arm]) -> None:
 
 def sweep(options: argparse.Namespace, found: dict[str, Arm]) -> None:
     """One thing changes at a time."""
-    middle = Film(width=640, height=360)
-    points: list[tuple[Film, int]] = [(middle, 64)]
+    middle = Video(width=640, height=360)
+    points: list[tuple[Video, int]] = [(middle, 64)]
     points += [(replace(middle, minutes=minutes), 64) for minutes in (1, 5, 60)]
     points += [(replace(middle, gop_s=gop_s), 64) for gop_s in (1, 2, 5, 20)]
     points += [(middle, frames) for frames in (8, 256)]
@@ -207,8 +207,10 @@ def sweep(options: argparse.Namespace, found: dict[str, Arm]) -> None:
     print("\n640x360; the fastest arm that gives the frames asked for is named.\n")
     print(f"| codec | minutes | GOP | frames | {' | '.join(found)} | fastest exact |")
     print("|---" * (5 + len(found)) + "|")
-    for film, frames in points:
-        results = measure(film.build(options.films), film.uniform(frames), found, options.repetitions, options.clock)
+    for video_file, frames in points:
+        results = measure(
+            video_file.build(options.videos), video_file.uniform(frames), found, options.repetitions, options.clock
+        )
         right = {
             name: result.seconds
             for name, result in results.items()
@@ -216,18 +218,21 @@ def sweep(options: argparse.Namespace, found: dict[str, Arm]) -> None:
         }
         fastest = min(right, key=right.__getitem__) if right else "none"
         cells = " | ".join(str(result) for result in results.values())
-        print(f"| {film.codec} | {film.minutes} | {film.gop_s} s | {frames} | {cells} | {fastest} |", flush=True)
+        print(
+            f"| {video_file.codec} | {video_file.minutes} | {video_file.gop_s} s | {frames} | {cells} | {fastest} |",
+            flush=True,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--films", type=Path, default=Path("out/decode-films"))
+    parser.add_argument("--videos", type=Path, default=Path("out/decode-videos"))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every arm")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a machine that is busy; one thread")
     parser.add_argument("--sweep", action="store_true")
     options = parser.parse_args()
-    options.films.mkdir(parents=True, exist_ok=True)
+    options.videos.mkdir(parents=True, exist_ok=True)
     found = arms(options.threads, options.clock)
     packages = [name for name in ("av", "torchcodec", "torch", "decord2") if importlib.util.find_spec(name.rstrip("2"))]
     print(

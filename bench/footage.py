@@ -1,8 +1,8 @@
-"""Films for measuring decoders: a camera that pans over a detailed scene in which things move, with grain and cuts.
+"""Videos for measuring decoders: a camera that pans over a detailed scene in which things move, with grain and cuts.
 
-Decoding cost depends on what has to be decoded: a constant picture would flatter everybody. A 720p H.264 film of this
+Decoding cost depends on what has to be decoded: a constant picture would flatter everybody. A 720p H.264 video of this
 takes about 3 Mbit/s, as footage does. Every picture carries its number, so that a frame that is not the one asked for
-is told at sight. Films longer than a minute repeat their first minute, packet by packet.
+is told at sight. Videos longer than a minute repeat their first minute, packet by packet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from videoreasoner.files import replacing
+from videoreasoner.utils.files import replacing
 
 FPS = 25
 SCENE_S = 7.0
@@ -28,7 +28,7 @@ _ENCODERS = {
 }
 
 
-def make_film(path: Path, *, codec: str, minutes: int, gop_s: int, width: int, height: int) -> None:
+def make_video(path: Path, *, codec: str, minutes: int, gop_s: int, width: int, height: int) -> None:
     """Write an mp4 with a key frame every `gop_s` seconds, which divide a minute, and nowhere else."""
     if not path.exists():
         minute = path.with_name(f"{codec}-1min-{gop_s}s-{width}x{height}.mp4")

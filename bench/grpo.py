@@ -52,24 +52,24 @@ def uneven(completion_ids: list[list[int]], **_: Any) -> list[float]:
 
 
 def run_ours(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
-    """Steps of the real trainer on a real film, from its own metrics.jsonl."""
+    """Steps of the real trainer on a real video, from its own metrics.jsonl."""
     import torch
     from transformers.trainer_utils import SaveStrategy
 
-    from videoreasoner.synthetic.film import FilmSettings, make_films
-    from videoreasoner.training.grpo_recipe import GrpoRecipe
-    from videoreasoner.training.grpo_start import prepare_grpo
+    from videoreasoner.synthetic.videos import VideoSettings, make_videos
+    from videoreasoner.training.grpo.recipe import GrpoRecipe
+    from videoreasoner.training.grpo.setup import prepare_grpo
     from videoreasoner.training.recipe import parse_recipe
 
     torch.set_num_threads(case.threads)
-    films = work / f"films-{case.side}"
-    make_films(films, 1, FilmSettings(duration_s=64.0, fps=4.0, size=case.side), splits=("plain",))
+    videos = work / f"videos-{case.side}"
+    make_videos(videos, 1, VideoSettings(duration_s=64.0, fps=4.0, size=case.side), splits=("plain",))
     recipe = parse_recipe(
         {
             "model_name_or_path": str(checkpoint),
             "output_dir": str(work / f"{case.arm}-{case.frames}-{case.side}-{case.generations}-{case.completion}"),
-            "data": [{"path": str(films / "plain.jsonl")}],
-            "video_root": str(films),
+            "data": [{"path": str(videos / "plain.jsonl")}],
+            "video_root": str(videos),
             "frame_cache_dir": str(work / "cache"),
             "settings": {"frame_budget": case.frames, "min_pixels": case.side**2, "max_pixels": case.side**2},
             "max_steps": case.steps,
@@ -106,7 +106,7 @@ def _bound(trainer: Any, case: Case) -> dict[str, float]:
 
     from videoreasoner.models.decoding import TreeDecoder
     from videoreasoner.models.prompt_tree import PromptTree, collate
-    from videoreasoner.training.rollouts import encode_clip
+    from videoreasoner.training.grpo.rollouts import encode_clip
 
     query = trainer.run.dataset[0]
     tree = PromptTree(query.trunk)

@@ -15,12 +15,12 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
+from experiments.tiny.vocabulary import learn_tokenizer
 from videoreasoner.models.checkpoint import save_checkpoint
 from videoreasoner.models.event_tokens import extend_tokenizer
 from videoreasoner.prompts import Prompts
 from videoreasoner.settings import Settings
-from videoreasoner.synthetic.vocabulary import learn_tokenizer
-from videoreasoner.training.shapes import PUBLISHED, ModelShape, TextShape, VisionShape
+from videoreasoner.training.planning.shapes import PUBLISHED, ModelShape, TextShape, VisionShape
 from videoreasoner.video.patches import PatchSettings
 
 SHAPES = {

@@ -1,8 +1,8 @@
-"""The figures of docs/tiny-model.md: the shipped checkpoints on held-out films, through `videoreasoner eval`.
+"""The figures of docs/tiny-model.md: the shipped checkpoints on held-out videos, through `videoreasoner eval`.
 
-    python bench/tiny_model.py --out out/tiny-model [--films 500] [--model tiny] [--workers 2]
+    python bench/tiny_model.py --out out/tiny-model [--videos 500] [--model tiny] [--workers 2]
 
-Films of held-out combinations, from a seed that nothing was tuned on; one plain and one detail question about each, in
+Videos of held-out combinations, from a seed that nothing was tuned on; one plain and one detail question about each, in
 both modes; then without the text-image encoder, and the base model, which has never seen the tasks. A killed run goes
 on where it stopped.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from videoreasoner.benchmarks.compare import compare
 from videoreasoner.benchmarks.runner import Run, load_run
-from videoreasoner.metrics import Estimate
+from videoreasoner.utils.intervals import Estimate
 
 # Not the default of `eval`: that one is looked at every day.
 SEED = 20_261_125
@@ -25,8 +25,16 @@ SEED = 20_261_125
 def evaluate(options: argparse.Namespace, name: str, *arguments: str) -> Run:
     out = options.out / name
     command = [
-        *("eval", "synthetic", "--films", str(options.films), "--seed", str(options.seed)),
-        *("--films-dir", str(options.out / "films"), "--workers", str(options.workers), "--out", str(out), *arguments),
+        *("eval", "synthetic", "--videos", str(options.videos), "--seed", str(options.seed)),
+        *(
+            "--videos-dir",
+            str(options.out / "videos"),
+            "--workers",
+            str(options.workers),
+            "--out",
+            str(out),
+            *arguments,
+        ),
     ]
     print("videoreasoner", *command, flush=True)
     subprocess.run([sys.executable, "-m", "videoreasoner", *command], check=True, stdout=subprocess.DEVNULL)
@@ -54,7 +62,7 @@ def table(direct: Run, focus: Run, event_alone: Run, base: Run) -> dict[str, str
     for threshold in (0.3, 0.5, 0.7):
         lines[f"event R@{threshold}"] = of(focus, f"event_r@{threshold}").percent()
     for count in sorted(focus.metrics.get("events", {})):
-        lines[f"event R@0.5, films with {count} event(s)"] = of(focus, "event_r@0.5", "events", count).percent()
+        lines[f"event R@0.5, videos with {count} event(s)"] = of(focus, "event_r@0.5", "events", count).percent()
     for name, run in (("base model", base), ("model", focus)):
         lines[f"event parsed, {name}"] = of(run, "event_parsed").percent()
         lines[f"written answer parsed, {name}"] = of(run, "answer_parsed").percent()
@@ -64,7 +72,7 @@ def table(direct: Run, focus: Run, event_alone: Run, base: Run) -> dict[str, str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--films", type=int, default=500)
+    parser.add_argument("--videos", type=int, default=500)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--base", default="tiny-base", help="parse rates are measured for it too")
     parser.add_argument("--seed", type=int, default=SEED)

@@ -2,7 +2,7 @@
 
     python bench/train_tree.py [--repeats 5] [--threads 1] [--frames 16 32 64]
 
-Random Qwen2-VL of about 28 M parameters, films of the synthetic world, three tasks a row, float32. The two ways take
+Random Qwen2-VL of about 28 M parameters, videos of the synthetic world, three tasks a row, float32. The two ways take
 turns in one process, so that other load meets both; the figures are medians. Memory is the peak of a process of its own
 over what it held before the model was made, in three variants.
 """
@@ -22,19 +22,19 @@ from typing import Any
 import torch
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from experiments.tiny.vocabulary import learn_tokenizer
 from videoreasoner.models.attention import IMPLEMENTATION
-from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.models.event_tokens import extend_tokenizer
+from videoreasoner.models.prompt_encoder import PromptEncoder
 from videoreasoner.prompts import Prompts
 from videoreasoner.settings import Settings
-from videoreasoner.synthetic.film import FilmSettings, make_films
-from videoreasoner.synthetic.vocabulary import learn_tokenizer
+from videoreasoner.synthetic.videos import VideoSettings, make_videos
 from videoreasoner.tasks import Task
 from videoreasoner.training.cold_start import target_nats
-from videoreasoner.training.dataset import Collator, Example, Lessons
-from videoreasoner.training.frames import ClipReader
-from videoreasoner.training.memory import GB, Method, Precision, StepShape, estimate
-from videoreasoner.training.shapes import config_shape
+from videoreasoner.training.data.dataset import Collator, Example, Lessons
+from videoreasoner.training.data.frames import ClipReader
+from videoreasoner.training.planning.memory import GB, Method, Precision, StepShape, estimate
+from videoreasoner.training.planning.shapes import config_shape
 from videoreasoner.video.patches import PatchSettings
 
 
@@ -72,7 +72,7 @@ def lessons_and_row(folder: Path, frames: int, side: int) -> tuple[Lessons, Exam
     settings = Settings(frame_budget=frames, min_pixels=pixels, max_pixels=pixels)
     reader = ClipReader(settings, PatchSettings(min_pixels=pixels, max_pixels=pixels))
     lessons = Lessons(PromptEncoder(tokenizer, settings.prompts), reader, list(Task), 16384, 512, None)
-    [row] = make_films(folder, 1, FilmSettings(60.0, 10, 128), splits=["plain"])
+    [row] = make_videos(folder, 1, VideoSettings(60.0, 10, 128), splits=["plain"])
     return lessons, lessons.example("bench", row, row.video_path(folder))
 
 

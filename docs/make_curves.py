@@ -22,7 +22,7 @@ CURVES = {
 }
 # Okabe and Ito's colours.
 COLORS = ("#0072B2", "#D55E00", "#009E73")
-# Steps that a point is the mean of: 160 questions, as films differ a lot.
+# Steps that a point is the mean of: 160 questions, as videos differ a lot.
 STEPS_A_POINT = 10
 
 

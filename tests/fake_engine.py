@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from videoreasoner.engines.engine import Completion, Reply
 from videoreasoner.settings import Settings
 from videoreasoner.tasks import Task
-from videoreasoner.video.file import VideoFile
+from videoreasoner.video.pyav.file import VideoFile
 from videoreasoner.video.sampling import FramePlan
 
 SETTINGS = Settings(frame_budget=16, sparse_rate_fps=2.0, dense_rate_fps=4.0, keyframe_width_s=1.0)
@@ -81,7 +81,7 @@ class FakeSession:
 
 @dataclass
 class FakeEncoder:
-    """The element "3" looks like image number 3 of a film, and so on."""
+    """The element "3" looks like image number 3 of a video, and so on."""
 
     name: str = "fake"
     images: int = 0

@@ -30,11 +30,11 @@ def test_every_command_and_the_python_example_run(
         # Published weights are not to be had in a test; the flags of such a command are parsed all the same.
         if any(argument.startswith("Qwen/") for argument in arguments):
             arguments = [*arguments[: arguments.index("--model")], "--model", "tiny", "--encoder", "none"]
-            arguments[1] = "films/films/00000.mp4"
+            arguments[1] = "videos/videos/00000.mp4"
         if "900" in arguments:
             arguments[arguments.index("900")] = "60"
             arguments[arguments.index("0.002")] = "0.01"
-        # The same commands on fewer films, for fewer steps.
+        # The same commands on fewer videos, for fewer steps.
         arguments = [{"1500": "4", "50": "2"}.get(argument, argument) for argument in arguments]
         if arguments[0] == "train":
             arguments += ["--set", "max_steps=1", "--set", "per_device_train_batch_size=2"]

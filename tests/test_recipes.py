@@ -12,8 +12,8 @@ from tests.training.toy import make_data, make_model
 from videoreasoner.errors import SettingError
 from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.training.cold_start import train_cold_start
+from videoreasoner.training.planning.shapes import published_shape
 from videoreasoner.training.recipe import ColdStartRecipe, Lora, Source, load_recipe, loses_updates
-from videoreasoner.training.shapes import published_shape
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes" / "cold_start").glob("*.yaml"))
@@ -24,7 +24,7 @@ PROFILES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     make_model(folder / "model")
-    make_data(folder / "data", films=3)
+    make_data(folder / "data", videos=3)
     return folder
 
 

@@ -280,7 +280,7 @@ def test_unknown_fields_may_have_any_name() -> None:
     [
         ("a/b.mp4", "/data", "/data/a/b.mp4"),
         ("a/b.mp4", None, "a/b.mp4"),
-        ("/films/b.mp4", "/data", "/films/b.mp4"),
+        ("/videos/b.mp4", "/data", "/videos/b.mp4"),
         ("https://host//b.mp4", "/data", "https://host//b.mp4"),
         ("12:30.mp4", "/data", "/data/12:30.mp4"),
     ],

@@ -52,7 +52,7 @@ def test_merge_is_the_union_in_order(spans, times):
 
 
 @given(SPANS, DURATIONS)
-def test_clipped_lies_in_the_film_and_in_the_span(span, duration_s):
+def test_clipped_lies_in_the_video_and_in_the_span(span, duration_s):
     clipped = span.clipped(duration_s)
     if clipped is None:
         assert span.end_s <= 0 or span.start_s >= duration_s or span.length_s == 0

@@ -33,7 +33,7 @@ def test_events_survive_writing_and_reading(shares, duration_s):
     span = Span.from_ratios(*shares, duration_s)
     again = parse_event(event_text(span, duration_s), duration_s)
     assert again is not None
-    # Two decimals; an event shorter than that becomes one hundredth of the film.
+    # Two decimals; an event shorter than that becomes one hundredth of the video.
     short = f"{shares[0]:.2f}" == f"{shares[1]:.2f}"
     tolerance = (0.01 if short else 0.005) * duration_s * (1 + 1e-9)
     assert abs(again.start_s - span.start_s) <= tolerance
@@ -51,7 +51,7 @@ def test_whole_hundredths_are_written_as_they_are(first, second):
 
 
 @given(st.floats(-2, 3), st.floats(0, 3))
-def test_events_outside_the_film_are_still_readable(start, length):
+def test_events_outside_the_video_are_still_readable(start, length):
     assert parse_event(event_text(Span(start, start + length), 1.0), 1.0) is not None
 
 

@@ -1,22 +1,22 @@
 """VideoReasoner: answers questions about videos, and shows its evidence.
 
 from videoreasoner import Reasoner
-answer = Reasoner.from_pretrained("tiny").ask("film.mp4", "What color is the circle?")
+answer = Reasoner.from_pretrained("tiny").ask("video.mp4", "What color is the circle?")
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from videoreasoner.evidence import Answer as Answer
-    from videoreasoner.evidence import FrameUse as FrameUse
-    from videoreasoner.evidence import Usage as Usage
-    from videoreasoner.reasoner import Query as Query
-    from videoreasoner.reasoner import Reasoner as Reasoner
+    from videoreasoner.inference.answer import Answer as Answer
+    from videoreasoner.inference.answer import FrameUse as FrameUse
+    from videoreasoner.inference.answer import Usage as Usage
+    from videoreasoner.inference.reasoner import Query as Query
+    from videoreasoner.inference.reasoner import Reasoner as Reasoner
     from videoreasoner.retrieval.keyframes import Keyframe as Keyframe
     from videoreasoner.spans import Span as Span
-    from videoreasoner.video.file import VideoFile as VideoFile
     from videoreasoner.video.frames import Frames as Frames
+    from videoreasoner.video.pyav.file import VideoFile as VideoFile
 
 __version__ = "0.1.0"
 

@@ -22,10 +22,10 @@ from pydantic import (
 )
 
 from videoreasoner.errors import RowError
-from videoreasoner.files import replacing
 from videoreasoner.spans import Span
 from videoreasoner.tasks import LETTERS, Task
-from videoreasoner.validation import explain
+from videoreasoner.utils.files import replacing
+from videoreasoner.utils.validation import explain
 
 _LONGEST_S = sys.float_info.max
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
@@ -54,11 +54,11 @@ class Row(BaseModel, extra="allow", frozen=True):
         answer: with options, the letter of the right one; otherwise free text. The words of an
             option are accepted and stored as its letter. A capital letter within the options
             always means the letter, even if an option consists of that letter.
-        event: when the answer can be seen, in seconds from the start of the film. A line may say
+        event: when the answer can be seen, in seconds from the start of the video. A line may say
             `[s, e]` or `[[s, e], ...]`; one span is written as `[s, e]`.
         key_elements: what there is to look for, at least one.
         reasoning: how a careful watcher comes to the answer, as text.
-        duration: length of the film in seconds, > 0.
+        duration: length of the video in seconds, > 0.
         source: the data set that it came from.
 
     Raises:
@@ -258,7 +258,7 @@ def _span(pair: Any) -> Span:
         raise ValueError(f"{pair!r} is no pair [start, end] of seconds")
     # By comparison, because an integer may be too large to become a float at all.
     if not (0 <= start <= _LONGEST_S and 0 <= end <= _LONGEST_S):
-        raise ValueError(f"[{start}, {end}] must be finite seconds from the start of the film")
+        raise ValueError(f"[{start}, {end}] must be finite seconds from the start of the video")
     if end < start:
         raise ValueError(f"[{start}, {end}] ends before it starts; swap the two")
     return Span(float(start), float(end))

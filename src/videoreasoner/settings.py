@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from videoreasoner.errors import CheckpointError, SettingError
 from videoreasoner.prompts import Prompts
 from videoreasoner.tasks import Task
-from videoreasoner.validation import explain
+from videoreasoner.utils.validation import explain
 from videoreasoner.video.sampling import SamplingSettings
 
 SETTINGS_FILE = "videoreasoner.json"
@@ -23,13 +23,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     frame_budget: int = Field(64, ge=2, description="most frames a pass may look at")
-    sparse_rate_fps: float = Field(2.0, gt=0, description="most frames a second, whole film")
+    sparse_rate_fps: float = Field(2.0, gt=0, description="most frames a second, whole video")
     dense_share: float = Field(0.5, ge=0, le=1, description="share of the budget for key spans")
     dense_rate_fps: float = Field(6.0, gt=0, description="most frames a second in key spans")
     sparse_seek: Literal["exact", "keyframe"] = Field(
         "exact", description="sparse frames at even times, or on the key frames nearest to them, which cost far less"
     )
-    keyframe_width_s: float = Field(2.0, gt=0, description="seconds of film around a keyframe")
+    keyframe_width_s: float = Field(2.0, gt=0, description="seconds of video around a keyframe")
     min_pixels: int = Field(128 * 28 * 28, ge=1, description="least area of a resized frame")
     max_pixels: int = Field(256 * 28 * 28, ge=1, description="largest area of a resized frame")
     encoder: str | None = Field(
@@ -60,7 +60,7 @@ class Settings(BaseModel):
         return self.max_thought_tokens if task is Task.THINK else self.max_new_tokens
 
     def looking(self) -> dict[str, Any]:
-        """How films are looked at: all settings but the prompts and the record of training."""
+        """How videos are looked at: all settings but the prompts and the record of training."""
         return self.model_dump(exclude={"prompts", "training"})
 
     def changed(self, **values: Any) -> Settings:

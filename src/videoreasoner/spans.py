@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """A stretch of a film from `start_s` to `end_s`, in seconds, with `start_s <= end_s`."""
+    """A stretch of a video from `start_s` to `end_s`, in seconds, with `start_s <= end_s`."""
 
     start_s: float
     end_s: float
@@ -37,7 +37,7 @@ class Span:
         return Span(start, end) if end > start else None
 
     def as_ratios(self, duration_s: float) -> tuple[float, float]:
-        """Start and end as shares of the film, each clipped to [0, 1]."""
+        """Start and end as shares of the video, each clipped to [0, 1]."""
         # Adding 0.0 turns a negative zero, which would be written as "-0.00", into a plain one.
         return (
             min(max(self.start_s / duration_s, 0.0), 1.0) + 0.0,

@@ -1,6 +1,6 @@
 """The tasks: what each is asked to write, and how what it wrote is read back.
 
-Event grounding predicts shares of the film with two decimals between two special tokens; key
+Event grounding predicts shares of the video with two decimals between two special tokens; key
 elements are a comma list; the answer is a letter or the option's words (paper, section "Multi-task
 Cold-start SFT"). Thinking, reasoning as text before the answer, is the yardstick that the paper
 argues against (Video-R1, arXiv 2503.21776).
@@ -49,7 +49,7 @@ def judged_by(task: Task) -> Task:
 def event_text(span: Span, duration_s: float) -> str:
     """The event as the model writes it: `<|event_start|>[0.12, 0.47]<|event_end|>`.
 
-    An event too short for two decimals becomes the hundredth of the film that holds its middle: an
+    An event too short for two decimals becomes the hundredth of the video that holds its middle: an
     empty interval could not be read back, and teaching one would teach an answer that scores
     nothing.
     """

@@ -1,4 +1,4 @@
-"""A benchmark over two tiny films and a candidate that answers by rule, for tests of the runner alone."""
+"""A benchmark over two tiny videos and a candidate that answers by rule, for tests of the runner alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.fake_engine import SETTINGS, FakeEngine
-from tests.video.films import Recipe
+from tests.video.videos import Recipe
 from videoreasoner.benchmarks.scores import answer_scores, event_scores
-from videoreasoner.fingerprint import hash_rows
-from videoreasoner.reasoner import Reasoner
+from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.rows import Row
+from videoreasoner.utils.hashing import hash_rows
 
-FILMS = 3
+VIDEOS = 3
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,12 @@ class Longer:
 
 def parrot_benchmark(folder: Path) -> ParrotBenchmark:
     rows = []
-    for film in range(FILMS):
-        Recipe(f"{film}.mp4", count=10).make(folder)
+    for video_file in range(VIDEOS):
+        Recipe(f"{video_file}.mp4", count=10).make(folder)
         for number in range(3):
             content = {
-                "id": f"film{film}-{number}", "video": f"{film}.mp4", "question": "?" * (1 + film + number),
+                "id": f"video{video_file}-{number}", "video": f"{video_file}.mp4",
+                "question": "?" * (1 + video_file + number),
                 "options": ["yes", "no"], "answer": "AB"[number % 2], "event": [0.1, 0.5],
             }  # fmt: skip
             rows.append(Row.model_validate(content))

@@ -14,7 +14,7 @@ from videoreasoner.errors import EvaluationError
 
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> ParrotBenchmark:
-    return parrot_benchmark(tmp_path_factory.mktemp("films"))
+    return parrot_benchmark(tmp_path_factory.mktemp("videos"))
 
 
 def one(differences: list[Difference], metric: str, key: str = "all", value: str = "all") -> Difference:

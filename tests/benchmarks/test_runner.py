@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.parrot import FILMS, Parrot, ParrotBenchmark, is_running, parrot_benchmark
+from tests.benchmarks.parrot import VIDEOS, Parrot, ParrotBenchmark, is_running, parrot_benchmark
 from videoreasoner.benchmarks.runner import Run, load_run, run
 from videoreasoner.errors import CheckpointError, EvaluationError, SettingError
-from videoreasoner.reasoner import Reasoner
+from videoreasoner.inference.reasoner import Reasoner
 
 TIMED = {"timing"}
 
 
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> ParrotBenchmark:
-    return parrot_benchmark(tmp_path_factory.mktemp("films"))
+    return parrot_benchmark(tmp_path_factory.mktemp("videos"))
 
 
 def untimed(done: Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -52,8 +52,8 @@ def test_each_question_has_one_result_with_its_scores_and_hashes(benchmark: Parr
     right = [item["scores"]["answer"] for item in done.results]
     assert everything["answer"]["mean"] == pytest.approx(sum(right) / len(right))
     assert {value: of["answer"]["count"] for value, of in done.summary["metrics"]["number"].items()} == {
-        "even": 2 * FILMS,
-        "odd": FILMS,
+        "even": 2 * VIDEOS,
+        "odd": VIDEOS,
     }
 
 
@@ -91,14 +91,14 @@ def test_numbers_do_not_depend_on_how_the_work_is_divided(benchmark: ParrotBench
     one = run(benchmark, Parrot(), tmp_path / "one")
     shuffled = benchmark.with_rows(benchmark.rows[::-2] + benchmark.rows[-2::-2])
     assert [row.id for row in shuffled.rows] != [row.id for row in benchmark.rows]
-    two = run(shuffled, Parrot(), tmp_path / "two", workers=2, films_a_part=1)
+    two = run(shuffled, Parrot(), tmp_path / "two", workers=2, videos_a_part=1)
     assert untimed(one) == untimed(two)
 
 
 def test_a_run_goes_on_with_what_is_missing(benchmark: ParrotBenchmark, tmp_path: Path) -> None:
-    whole = run(benchmark, Parrot(), tmp_path / "whole", films_a_part=2)
+    whole = run(benchmark, Parrot(), tmp_path / "whole", videos_a_part=2)
     cut = tmp_path / "cut"
-    run(benchmark, Parrot(), cut, films_a_part=2)
+    run(benchmark, Parrot(), cut, videos_a_part=2)
     # A kill leaves the first line of a part and half of the second, and the other part unasked.
     answers = cut / "answers" / "00000.jsonl"
     first, second, *_ = answers.read_bytes().split(b"\n")
@@ -154,24 +154,24 @@ def test_two_runs_do_not_write_into_one_folder(benchmark: ParrotBenchmark, tmp_p
     assert not run(benchmark, Parrot(), tmp_path).failed
 
 
-def test_a_film_that_fails_is_counted_named_and_asked_again(tmp_path: Path) -> None:
+def test_a_video_that_fails_is_counted_named_and_asked_again(tmp_path: Path) -> None:
     benchmark = parrot_benchmark(tmp_path)
-    film = tmp_path / "1.mp4"
-    good = film.read_bytes()
-    film.write_bytes(b"no film")
+    video = tmp_path / "1.mp4"
+    good = video.read_bytes()
+    video.write_bytes(b"no video")
     done = run(benchmark, Parrot(), tmp_path / "run")
     assert done.failed == 3
-    assert [item["id"] for item in done.results if "error" in item] == ["film1-0", "film1-1", "film1-2"]
+    assert [item["id"] for item in done.results if "error" in item] == ["video1-0", "video1-1", "video1-2"]
     assert all("1.mp4" in item["error"] for item in done.results if "error" in item)
     assert done.metrics["all"]["all"]["answer"].count == 6
-    film.write_bytes(good)
+    video.write_bytes(good)
     assert run(benchmark, Parrot(), tmp_path / "run").metrics["all"]["all"]["answer"].count == 9
 
 
 def test_a_run_without_any_answer_is_an_error(tmp_path: Path) -> None:
     benchmark = parrot_benchmark(tmp_path)
-    for number in range(FILMS):
-        (tmp_path / f"{number}.mp4").write_bytes(b"no film")
+    for number in range(VIDEOS):
+        (tmp_path / f"{number}.mp4").write_bytes(b"no video")
     with pytest.raises(EvaluationError, match=r"no question could be asked.*0\.mp4"):
         run(benchmark, Parrot(), tmp_path / "run")
 
@@ -188,9 +188,9 @@ class Dying(Parrot):
 
 def test_what_happens_to_a_worker_is_told(benchmark: ParrotBenchmark, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="buy one"):
-        run(benchmark, Absent(), tmp_path / "a", workers=2, films_a_part=1)
+        run(benchmark, Absent(), tmp_path / "a", workers=2, videos_a_part=1)
     with pytest.raises(EvaluationError, match=r"worker ended with exit code 7.*fewer --workers"):
-        run(benchmark, Dying(), tmp_path / "b", workers=2, films_a_part=1)
+        run(benchmark, Dying(), tmp_path / "b", workers=2, videos_a_part=1)
 
 
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ from pathlib import Path
 from tests.benchmarks.parrot import Sleeper, parrot_benchmark
 from videoreasoner.benchmarks.runner import run
 folder = Path({!r})
-run(parrot_benchmark(folder), Sleeper(folder=folder), folder / "run", workers=2, films_a_part=1)
+run(parrot_benchmark(folder), Sleeper(folder=folder), folder / "run", workers=2, videos_a_part=1)
 """
     process = subprocess.Popen([sys.executable, "-c", code.format(str(tmp_path))], cwd=Path(__file__).parents[2])
     while len(found := list(tmp_path.glob("*.pid"))) < 2:

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from tests.fake_engine import SETTINGS, FakeEncoder, FakeEngine
-from tests.video.films import Recipe, overwrite_packets
+from tests.video.videos import Recipe, overwrite_packets
 from videoreasoner.cli.main import main
 from videoreasoner.errors import CheckpointError, QuestionError, VideoError
-from videoreasoner.reasoner import Reasoner
+from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.rows import read_rows
-from videoreasoner.synthetic.film import FilmSettings, film_world, write_film
+from videoreasoner.synthetic.videos import VideoSettings, video_world, write_video
 from videoreasoner.tasks import Task
-from videoreasoner.video.file import VideoFile
+from videoreasoner.video.pyav.file import VideoFile
 
 
 @dataclass
@@ -65,10 +65,10 @@ def _in_a_process(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("films") / "film.mp4"
-    made = FilmSettings(duration_s=12.0, size=32, fps=20)
-    write_film(path, film_world(made, 0), made)
+def video_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("videos") / "video.mp4"
+    made = VideoSettings(duration_s=12.0, size=32, fps=20)
+    write_video(path, video_world(made, 0), made)
     return path
 
 
@@ -112,18 +112,18 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
 # Answers of the model that ships; what they say is no matter here.
 
 
-def test_ask_prints_an_answer_with_its_evidence(run: Run, film: Path) -> None:
-    result = run("ask", film, "What color is it?", "-o", "red", "--option", "blue", "--device", "cpu")
+def test_ask_prints_an_answer_with_its_evidence(run: Run, video_file: Path) -> None:
+    result = run("ask", video_file, "What color is it?", "-o", "red", "--option", "blue", "--device", "cpu")
     assert (result.code, result.err) == (0, "")
     labels = [line.split()[0] for line in result.out.splitlines()]
     assert labels[0] == "Answer"
     assert {"Event", "Frames", "Time", "event", "frames"} <= set(labels)
 
 
-def test_ask_json_in_a_process_of_its_own_keeps_stderr_empty(film: Path, tmp_path: Path) -> None:
+def test_ask_json_in_a_process_of_its_own_keeps_stderr_empty(video_file: Path, tmp_path: Path) -> None:
     """Also where a name or a text holds bytes that are no text, and libraries may warn."""
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/f\xff.mp4")
-    os.symlink(film, odd)
+    os.symlink(video_file, odd)
     result = _in_a_process("ask", odd, "What \udcff?", "-o", "r\udcff", "-o", "blue", "--json")
     assert (result.code, result.err) == (0, "")
     record = result.json
@@ -133,8 +133,8 @@ def test_ask_json_in_a_process_of_its_own_keeps_stderr_empty(film: Path, tmp_pat
     assert {"event", "key_elements", "keyframes", "key_spans", "frames", "timing", "usage", "notes"} <= set(record)
 
 
-def test_demo_makes_a_film_answers_and_pages_and_removes_nothing(run: Run, tmp_path: Path) -> None:
-    mine = {tmp_path / "films" / "00000.mp4": b"mine", tmp_path / "plain.jsonl": b"mine too"}
+def test_demo_makes_a_video_answers_and_pages_and_removes_nothing(run: Run, tmp_path: Path) -> None:
+    mine = {tmp_path / "videos" / "00000.mp4": b"mine", tmp_path / "plain.jsonl": b"mine too"}
     for path, content in mine.items():
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
@@ -149,7 +149,7 @@ def test_demo_makes_a_film_answers_and_pages_and_removes_nothing(run: Run, tmp_p
         assert f"Page     {page}\n" in result.out
         assert record["focus"]["question"] in page.read_text()
         assert "True event" in page.read_text()
-    [video] = (folder / "films").glob("*.mp4")
+    [video] = (folder / "videos").glob("*.mp4")
     with VideoFile(video) as opened:
         assert opened.duration_s == pytest.approx(60)
     assert {path: path.read_bytes() for path in mine} == mine
@@ -158,16 +158,16 @@ def test_demo_makes_a_film_answers_and_pages_and_removes_nothing(run: Run, tmp_p
     assert video.stat().st_mtime_ns == before
 
 
-# Flags, with an engine whose event is always [0.25, 0.50] of the film, and whose key element is at 10.5 s.
+# Flags, with an engine whose event is always [0.25, 0.50] of the video, and whose key element is at 10.5 s.
 
 
 def _dense(result: Result) -> list[float]:
     return [frame["time_s"] for frame in result.json["frames"] if frame["dense"]]
 
 
-def test_flags_of_sampling_change_the_frames(run: Run, film: Path, loading: Loading) -> None:
+def test_flags_of_sampling_change_the_frames(run: Run, video_file: Path, loading: Loading) -> None:
     def ask(*flags: str) -> Result:
-        result = run("ask", film, "What?", "--json", *flags)
+        result = run("ask", video_file, "What?", "--json", *flags)
         assert (result.code, result.err) == (0, "")
         return result
 
@@ -184,42 +184,42 @@ def test_flags_of_sampling_change_the_frames(run: Run, film: Path, loading: Load
     assert ask("--encoder", "none").json["keyframes"] == []
 
 
-def test_flags_of_loading_reach_the_loader(run: Run, film: Path, loading: Loading) -> None:
-    assert run("ask", film, "What?").code == 0
+def test_flags_of_loading_reach_the_loader(run: Run, video_file: Path, loading: Loading) -> None:
+    assert run("ask", video_file, "What?").code == 0
     assert list(loading.given.values()) == [None, "auto", True, 300.0]
     flags = ("--model", "m", "--device", "cpu", "--encoder", "e", "--free-event", "--video-time-limit", "7")
-    result = run("ask", film, "What?", "--json", *flags)
+    result = run("ask", video_file, "What?", "--json", *flags)
     assert result.json["model"] == "m"
     assert loading.models == ["tiny", "m"]
     assert list(loading.given.values()) == ["e", "cpu", False, 7.0]
 
 
-def test_mode_direct_locates_nothing(run: Run, film: Path, loading: Loading) -> None:
-    record = run("ask", film, "What?", "--mode", "direct", "--json").json
+def test_mode_direct_locates_nothing(run: Run, video_file: Path, loading: Loading) -> None:
+    record = run("ask", video_file, "What?", "--mode", "direct", "--json").json
     assert (record["mode"], record["event"], record["keyframes"]) == ("direct", None, [])
-    assert run("ask", film, "What?", "--json").json["mode"] == "focus"
+    assert run("ask", video_file, "What?", "--json").json["mode"] == "focus"
 
 
-def test_mode_think_prints_what_was_reasoned(run: Run, film: Path, loading: Loading) -> None:
-    record = run("ask", film, "What?", "--mode", "think", "--json").json
+def test_mode_think_prints_what_was_reasoned(run: Run, video_file: Path, loading: Loading) -> None:
+    record = run("ask", video_file, "What?", "--mode", "think", "--json").json
     assert (record["mode"], record["event"], record["confidence"]) == ("think", None, None)
-    lines = run("ask", film, "What?", "--mode", "think").out.splitlines()
+    lines = run("ask", video_file, "What?", "--mode", "think").out.splitlines()
     assert lines[:2] == ["Answer        an answer", "Reasoning     it seems so"]
-    assert not any(line.startswith("Reasoning") for line in run("ask", film, "What?").out.splitlines())
+    assert not any(line.startswith("Reasoning") for line in run("ask", video_file, "What?").out.splitlines())
 
 
-def test_the_real_loader_takes_every_flag(run: Run, film: Path) -> None:
+def test_the_real_loader_takes_every_flag(run: Run, video_file: Path) -> None:
     numbers = {"--frame-budget": 6, "--sparse-rate-fps": 1, "--dense-rate-fps": 2, "--keyframe-width-s": 1}
     flags = [f"{name}={value}" for name, value in {**numbers, "--dense-share": 0.5}.items()]
-    result = run("ask", film, "What?", "--json", *flags, "--encoder", "none", "--free-event", "--device", "cpu")
+    result = run("ask", video_file, "What?", "--json", *flags, "--encoder", "none", "--free-event", "--device", "cpu")
     assert result.code == 0
     assert len(result.json["frames"]) <= 6
     assert result.json["keyframes"] == []
 
 
-def test_report_writes_a_page_and_says_where(run: Run, film: Path, loading: Loading, tmp_path: Path) -> None:
+def test_report_writes_a_page_and_says_where(run: Run, video_file: Path, loading: Loading, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    ask = ("ask", film, "What?", "-o", "red", "-o", "blue", "--report", page)
+    ask = ("ask", video_file, "What?", "-o", "red", "-o", "blue", "--report", page)
     result = run(*ask)
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines()[-1].split() == ["Report", str(page)]
@@ -231,19 +231,19 @@ def test_report_writes_a_page_and_says_where(run: Run, film: Path, loading: Load
     compared = page.read_text()
     assert "The true answer is A." in compared
     assert "overlap by 1.00" in compared
-    open_question = run("ask", film, "What?", "--report", page, "--true-answer", "it is <b>red</b>")
+    open_question = run("ask", video_file, "What?", "--report", page, "--true-answer", "it is <b>red</b>")
     assert open_question.code == 0
     assert "it is &lt;b&gt;red&lt;/b&gt;" in page.read_text()
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_loaded(
-    run: Run, film: Path, loading: Loading, tmp_path: Path
+    run: Run, video_file: Path, loading: Loading, tmp_path: Path
 ) -> None:
-    content = film.read_bytes()
-    ask = ("ask", film, "What?", "-o", "red", "-o", "blue")
-    for page, word in ((tmp_path, "folder"), (tmp_path / "no" / "page.html", "folder"), (film, "the video")):
+    content = video_file.read_bytes()
+    ask = ("ask", video_file, "What?", "-o", "red", "-o", "blue")
+    for page, word in ((tmp_path, "folder"), (tmp_path / "no" / "page.html", "folder"), (video_file, "the video")):
         _one_line(run(*ask, "--report", page), str(page), word)
-    _one_line(run("ask", film.as_uri(), "What?", "--report", film), str(film), "the video")
+    _one_line(run("ask", video_file.as_uri(), "What?", "--report", video_file), str(video_file), "the video")
     for flags, word in (
         (("--true-answer", "red"), "--report"),
         (("--true-event", "1", "2"), "--report"),
@@ -255,14 +255,14 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_loaded(
     rows = tmp_path / "rows.jsonl"
     _one_line(run("ask", "--batch", rows, "--out", tmp_path / "o", "--report", tmp_path / "p"), "--report", "--batch")
     assert loading.models == []
-    assert film.read_bytes() == content
+    assert video_file.read_bytes() == content
 
 
-def test_batch_answers_rows_and_goes_on(run: Run, film: Path, loading: Loading, tmp_path: Path) -> None:
+def test_batch_answers_rows_and_goes_on(run: Run, video_file: Path, loading: Loading, tmp_path: Path) -> None:
     rows, out = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
-    content = [{"id": str(n), "video": film.name, "question": "What?", "options": ["a", "b"]} for n in range(3)]
+    content = [{"id": str(n), "video": video_file.name, "question": "What?", "options": ["a", "b"]} for n in range(3)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in content))
-    arguments = ("ask", "--batch", rows, "--out", out, "--video-root", film.parent, "--mode", "direct")
+    arguments = ("ask", "--batch", rows, "--out", out, "--video-root", video_file.parent, "--mode", "direct")
     first = run(*arguments)
     assert first.code == 0
     # No terminal, so no bar: a line at each tenth.
@@ -282,9 +282,9 @@ def test_batch_answers_rows_and_goes_on(run: Run, film: Path, loading: Loading, 
     assert "0 answered, 3 were there already" in again.out
 
 
-def test_a_batch_with_failures_says_how_many(run: Run, film: Path, loading: Loading, tmp_path: Path) -> None:
+def test_a_batch_with_failures_says_how_many(run: Run, video_file: Path, loading: Loading, tmp_path: Path) -> None:
     rows, out = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
-    content = [{"id": n, "video": v, "question": "What?"} for n, v in (("a", str(film)), ("b", "missing.mp4"))]
+    content = [{"id": n, "video": v, "question": "What?"} for n, v in (("a", str(video_file)), ("b", "missing.mp4"))]
     rows.write_text("".join(json.dumps(row) + "\n" for row in content))
     result = run("ask", "--batch", rows, "--out", out)
     assert result.code == 2
@@ -313,7 +313,7 @@ def test_doctor_fails_where_the_model_cannot_be_loaded(run: Run, monkeypatch: py
 
 
 def test_synthetic_make(run: Run, tmp_path: Path) -> None:
-    arguments = ("synthetic", "make", tmp_path, "--films", "2", "--duration", "12", "--size", "32", "--fps", "20")
+    arguments = ("synthetic", "make", tmp_path, "--videos", "2", "--duration", "12", "--size", "32", "--fps", "20")
     result = run(*arguments, "--seed", "3", "--subset", "held_out", "--detail", "digit")
     assert (result.code, result.err) == (0, "")
     rows = list(read_rows(tmp_path / "detail.jsonl"))
@@ -321,7 +321,7 @@ def test_synthetic_make(run: Run, tmp_path: Path) -> None:
     assert all(Path(row.video_path(tmp_path)).is_file() for row in rows)
     assert all("held_out-s3" in row.id for row in rows)
     _one_line(run(*arguments, "--seed", "4"), str(tmp_path), "seed")
-    _one_line(run("synthetic", "make", tmp_path, "--films", "0"), "films")
+    _one_line(run("synthetic", "make", tmp_path, "--videos", "0"), "videos")
     _one_line(run("synthetic", "make", tmp_path / "x", "--detail", "smell"), "smell")
 
 
@@ -357,7 +357,7 @@ BAD_FILES: dict[str, Callable[[Path], Any]] = {
     "missing": lambda path: None,
     "folder": lambda path: path.mkdir(),
     "empty": lambda path: path.write_bytes(b""),
-    "text": lambda path: path.write_text("not a film\n" * 100),
+    "text": lambda path: path.write_text("not a video\n" * 100),
     "random bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(50_000)),
     "without its index": _without_index,
     "audio only": _audio,
@@ -365,8 +365,8 @@ BAD_FILES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_file_that_is_no_film(run: Run, tmp_path: Path, name: str, loading: Loading) -> None:
-    path = tmp_path / "film.mp4"
+def test_a_file_that_is_no_video(run: Run, tmp_path: Path, name: str, loading: Loading) -> None:
+    path = tmp_path / "video.mp4"
     BAD_FILES[name](path)
     _one_line(run("ask", path, "What?"), str(path))
     assert loading.models == []
@@ -382,7 +382,7 @@ def _cut(path: Path) -> Path:
     return path
 
 
-def test_films_that_can_be_looked_at_are_answered(run: Run, tmp_path: Path, loading: Loading) -> None:
+def test_videos_that_can_be_looked_at_are_answered(run: Run, tmp_path: Path, loading: Loading) -> None:
     """One frame, one pixel and an unknown duration are odd, and no obstacle; what is cut off is said in a note."""
     for recipe in (
         Recipe("one.mp4", count=1),
@@ -429,13 +429,13 @@ def test_films_that_can_be_looked_at_are_answered(run: Run, tmp_path: Path, load
         ([], "QUESTION"),
     ],
 )
-def test_bad_arguments_of_ask(run: Run, film: Path, arguments: list[str], word: str) -> None:
-    _one_line(run("ask", film, *arguments), word)
+def test_bad_arguments_of_ask(run: Run, video_file: Path, arguments: list[str], word: str) -> None:
+    _one_line(run("ask", video_file, *arguments), word)
 
 
-def test_bad_arguments_of_batch(run: Run, film: Path, tmp_path: Path, loading: Loading) -> None:
+def test_bad_arguments_of_batch(run: Run, video_file: Path, tmp_path: Path, loading: Loading) -> None:
     rows = tmp_path / "rows.jsonl"
-    row = json.dumps({"id": "a", "video": str(film), "question": "What?"}) + "\n"
+    row = json.dumps({"id": "a", "video": str(video_file), "question": "What?"}) + "\n"
     rows.write_text(row)
     _one_line(run("ask", "--batch", tmp_path / "none.jsonl", "--out", tmp_path / "o"), "none.jsonl")
     _one_line(run("ask", "--batch", tmp_path, "--out", tmp_path / "o"), "folder")
@@ -450,17 +450,17 @@ def test_bad_arguments_of_batch(run: Run, film: Path, tmp_path: Path, loading: L
 
 
 @pytest.mark.parametrize("content", [{}, {"config.json": b'{"model_type": "llava"}'}, {"config.json": b"{"}])
-def test_a_folder_that_is_no_checkpoint(run: Run, film: Path, tmp_path: Path, content: dict[str, bytes]) -> None:
+def test_a_folder_that_is_no_checkpoint(run: Run, video_file: Path, tmp_path: Path, content: dict[str, bytes]) -> None:
     for name, data in content.items():
         (tmp_path / name).write_bytes(data)
-    _one_line(run("ask", film, "What?", "--model", tmp_path), str(tmp_path))
+    _one_line(run("ask", video_file, "What?", "--model", tmp_path), str(tmp_path))
 
 
-def test_pickled_weights_are_refused(run: Run, film: Path, tmp_path: Path) -> None:
+def test_pickled_weights_are_refused(run: Run, video_file: Path, tmp_path: Path) -> None:
     parts: dict[str, Any] = {"model_type": "qwen2_vl", "vision_config": {}, "text_config": {}}
     (tmp_path / "config.json").write_text(json.dumps(parts))
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    _one_line(run("ask", film, "What?", "--model", tmp_path), str(tmp_path), "pickled")
+    _one_line(run("ask", video_file, "What?", "--model", tmp_path), str(tmp_path), "pickled")
 
 
 def test_commands_that_do_not_exist_and_help(run: Run) -> None:
@@ -478,23 +478,23 @@ def test_demo_into_a_file(run: Run, tmp_path: Path) -> None:
     _one_line(run("demo", "--out", tmp_path / "file"), str(tmp_path / "file"))
 
 
-def test_debug_shows_the_error_wherever_it_stands(film: Path) -> None:
+def test_debug_shows_the_error_wherever_it_stands(video_file: Path) -> None:
     with pytest.raises(VideoError):
-        main(["--debug", "ask", "/no/such/film.mp4", "What?"])
+        main(["--debug", "ask", "/no/such/video.mp4", "What?"])
     with pytest.raises(QuestionError):
-        main(["ask", str(film), " ", "--debug"])
+        main(["ask", str(video_file), " ", "--debug"])
 
 
-def test_a_defect_of_ours_is_exit_code_1_with_a_traceback(monkeypatch: pytest.MonkeyPatch, film: Path) -> None:
+def test_a_defect_of_ours_is_exit_code_1_with_a_traceback(monkeypatch: pytest.MonkeyPatch, video_file: Path) -> None:
     def break_down(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(Reasoner, "from_pretrained", break_down)
     with pytest.raises(ZeroDivisionError):
-        main(["ask", str(film), "What?"])
+        main(["ask", str(video_file), "What?"])
 
 
-def test_a_damaged_film_and_warnings_of_libraries_leave_stderr_alone(tmp_path: Path) -> None:
+def test_a_damaged_video_and_warnings_of_libraries_leave_stderr_alone(tmp_path: Path) -> None:
     path = Recipe("damaged.mp4", count=60, options={"bf": "0", "g": "5"}).make(tmp_path)
     overwrite_packets(path, lambda number: 20 <= number < 40)
     result = _in_a_process("ask", path, "What?")
@@ -502,12 +502,12 @@ def test_a_damaged_film_and_warnings_of_libraries_leave_stderr_alone(tmp_path: P
     assert "Note" in result.out
 
 
-def test_a_run_that_is_stopped_shows_no_traceback(monkeypatch: pytest.MonkeyPatch, run: Run, film: Path) -> None:
+def test_a_run_that_is_stopped_shows_no_traceback(monkeypatch: pytest.MonkeyPatch, run: Run, video_file: Path) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Reasoner, "from_pretrained", stop)
-    result = run("ask", film, "What?")
+    result = run("ask", video_file, "What?")
     assert (result.code, result.out) == (130, "")
     assert result.err in ("", "stopped\n")
 

@@ -1,4 +1,4 @@
-"""`videoreasoner eval` with the shipped model, on real films, killed for real."""
+"""`videoreasoner eval` with the shipped model, on real videos, killed for real."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("films")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("videos")
 
 
 def answers(folder: Path) -> list[dict[str, Any]]:
-    """Results without what they cost: whether the work for a film was shared depends on where a run was cut."""
+    """Results without what they cost: whether the work for a video was shared depends on where a run was cut."""
     return [{k: v for k, v in item.items() if k not in ("timing", "usage")} for item in load_run(folder).results]
 
 
@@ -54,9 +54,9 @@ def until(what: Callable[[], bool], process: subprocess.Popen[bytes] | None = No
 
 
 def test_a_run_prints_its_table_and_is_compared(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ("--films-dir", films, "--films", "3", *SMALL)
+    common = ("--videos-dir", videos, "--videos", "3", *SMALL)
     for mode in ("direct", "focus", "think"):
         code, out, err = run(capsys, "eval", "synthetic", "--mode", mode, "--out", tmp_path / mode, *common)
         assert code == 0, err
@@ -81,9 +81,9 @@ def test_a_run_prints_its_table_and_is_compared(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_goes_on_without_redoing_or_losing_a_question(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
 ) -> None:
-    arguments = ["eval", "synthetic", "--films-dir", str(films), "--films", "10", *SMALL]
+    arguments = ["eval", "synthetic", "--videos-dir", str(videos), "--videos", "10", *SMALL]
     here = [*arguments, "--workers", str(workers), "--out", str(tmp_path / "killed")]
     process = subprocess.Popen([sys.executable, "-m", "videoreasoner", *here], stderr=subprocess.DEVNULL)
     until(lambda: len(answered(tmp_path / "killed")) >= 2, process)
@@ -106,9 +106,9 @@ def test_a_killed_run_goes_on_without_redoing_or_losing_a_question(
     assert len(after) == 20
 
 
-def test_a_small_needle_sweep(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_needle_sweep(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = ("--length", "10", "--length", "20", "--detail", "0.2", "--detail", "0.4")
-    common = ("--films-dir", films, "--films", "2", "--size", "32", "--out", tmp_path)
+    common = ("--videos-dir", videos, "--videos", "2", "--size", "32", "--out", tmp_path)
     code, out, err = run(capsys, "eval", "needle", *cells, *common)
     assert code == 0, err
     assert "Right answers, focus | 10 s | 20 s" in out
@@ -139,7 +139,7 @@ def test_a_small_needle_sweep(films: Path, tmp_path: Path, capsys: pytest.Captur
         (("synthetic", "--threads", "0"), "--threads"),
         (("synthetic", "--model", "./nowhere"), "nowhere"),
         (("synthetic", "--frame-budget", "1"), "frame_budget"),
-        (("synthetic", "--films", "0"), "films"),
+        (("synthetic", "--videos", "0"), "videos"),
         (("needle", "--length", "60", "--length", "10"), "--length"),
         (("compare", "nowhere", "elsewhere"), "not a finished run"),
     ],

@@ -13,7 +13,7 @@ from videoreasoner.cli.main import main
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     make_model(tmp_path / "model")
-    data = make_data(tmp_path / "data", films=2)
+    data = make_data(tmp_path / "data", videos=2)
     content = recipe_content(tmp_path, data, max_steps=1)
     del content["video_root"]
     return write_recipe(tmp_path / "recipe.yaml", content)

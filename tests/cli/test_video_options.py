@@ -1,4 +1,4 @@
-"""The flags of `ask` that say how films are decoded."""
+"""The flags of `ask` that say how videos are decoded."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.video.films import Recipe
+from tests.video.videos import Recipe
 from videoreasoner.cli.main import main
-from videoreasoner.video import process
-from videoreasoner.video.file import VideoFile
+from videoreasoner.video.isolated import process
+from videoreasoner.video.pyav.file import VideoFile
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Recipe("film.mp4", count=100, options={"g": "25"}).make(tmp_path_factory.mktemp("films"))
+def video_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Recipe("video.mp4", count=100, options={"g": "25"}).make(tmp_path_factory.mktemp("videos"))
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any]:
@@ -27,17 +27,17 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, A
     return caught.value.code, captured
 
 
-def test_sparse_seek_reaches_the_frames(film: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sparse_seek_reaches_the_frames(video_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--mode", "direct", "--encoder", "none", "--frame-budget", 4, "--device", "cpu", "--json")
     times_s = {}
     for seek in ("exact", "keyframe"):
-        code, captured = _run(capsys, film, "What is it?", *flags, "--sparse-seek", seek)
+        code, captured = _run(capsys, video_file, "What is it?", *flags, "--sparse-seek", seek)
         assert code == 0, captured.err
         answer = json.loads(captured.out)
         assert answer["settings"]["sparse_seek"] == seek
         times_s[seek] = [frame["time_s"] for frame in answer["frames"]]
     assert times_s["exact"] == pytest.approx([0.48, 1.48, 2.48, 3.48])
-    with VideoFile(film) as video:
+    with VideoFile(video_file) as video:
         assert times_s["keyframe"] == video.key_times_s.tolist()
 
 
@@ -50,9 +50,9 @@ def test_sparse_seek_reaches_the_frames(film: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_values_that_make_no_sense_are_one_line(
-    film: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], words: str
+    video_file: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], words: str
 ) -> None:
-    code, captured = _run(capsys, film, "What is it?", *flags)
+    code, captured = _run(capsys, video_file, "What is it?", *flags)
     assert code == 2
     assert captured.out == ""
     assert words in captured.err
@@ -60,11 +60,11 @@ def test_values_that_make_no_sense_are_one_line(
 
 
 def test_a_decoder_that_takes_too_long_is_one_line(
-    film: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    video_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process.DecoderProcess, "is_alive", lambda self: False)
-    code, captured = _run(capsys, film, "What is it?", "--video-time-limit", "1e-6")
+    code, captured = _run(capsys, video_file, "What is it?", "--video-time-limit", "1e-6")
     assert code == 2
-    assert str(film) in captured.err
+    assert str(video_file) in captured.err
     assert "--video-time-limit" in captured.err
     assert captured.err.count("\n") == 1

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from tests.models.test_prompt_tree import FAMILIES, ONE_CLIP, TWO_CLIPS, film_tree
+from tests.models.test_prompt_tree import FAMILIES, ONE_CLIP, TWO_CLIPS, video_tree
 from tests.models.tiny_models import tokenizer
 from videoreasoner.models.attention import IMPLEMENTATION
 from videoreasoner.models.prompt_tree import collate
@@ -13,7 +13,7 @@ GRIDS = [ONE_CLIP, TWO_CLIPS, [[1, 4, 4]]]
 
 def batch_of(family):
     """Three trees whose trunks differ in length, and their clips."""
-    made = [film_tree(family, seed, grids) for seed, grids in enumerate(GRIDS)]
+    made = [video_tree(family, seed, grids) for seed, grids in enumerate(GRIDS)]
     batch = collate([tree.pack() for tree, _, _ in made], tokenizer().pad_token_id)
     clips = {
         "pixel_values_videos": torch.cat([patches for _, patches, _ in made]),

@@ -11,23 +11,23 @@ import pytest
 import torch
 
 from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl
-from tests.video.films import RECIPES
+from tests.video.videos import RECIPES
 from videoreasoner.models.clip_features import ClipFeatures, EncodedClip
 from videoreasoner.models.positions import temporal_indices
 from videoreasoner.spans import Span
-from videoreasoner.stopwatch import Stopwatch
-from videoreasoner.video.file import VideoFile
+from videoreasoner.utils.stopwatch import Stopwatch
 from videoreasoner.video.patches import PatchSettings, patchify, resize
+from videoreasoner.video.pyav.file import VideoFile
 from videoreasoner.video.sampling import FramePlan, SamplingSettings, focus_plan, uniform_plan
 
 FAMILIES = {"qwen2_vl": (random_qwen2_vl, None), "qwen2_5_vl": (random_qwen2_5_vl, 2.0)}
-# Films of 64 x 48 pixels become 3 x 3 tokens a frame; for Qwen2.5-VL that is more than one window.
+# Videos of 64 x 48 pixels become 3 x 3 tokens a frame; for Qwen2.5-VL that is more than one window.
 PATCHES = PatchSettings(min_pixels=56 * 84, max_pixels=84 * 84)
 TOKENS = 3 * 3
 SAMPLING = SamplingSettings(frame_budget=16, sparse_rate_fps=8.0, dense_rate_fps=12.0)
 
 
-class CountingFilm(VideoFile):
+class CountingVideo(VideoFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.asked: list[float] = []
@@ -42,18 +42,18 @@ class Case:
         make, self.tokens_per_second = FAMILIES[family]
         self.model = make()
         self.path = path
-        self.film = CountingFilm(path)
+        self.video_file = CountingVideo(path)
         self.pairs_seen: list[int] = []
         self.model.model.visual.register_forward_pre_hook(self._count, with_kwargs=True)
         self.features = self.fresh()
-        self.uniform = uniform_plan(self.film.duration_s, SAMPLING)
-        self.focus = focus_plan(self.film.duration_s, [Span(0.5, 0.9)], SAMPLING)
+        self.uniform = uniform_plan(self.video_file.duration_s, SAMPLING)
+        self.focus = focus_plan(self.video_file.duration_s, [Span(0.5, 0.9)], SAMPLING)
 
     def _count(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.pairs_seen.append(int(kwargs["grid_thw"][:, 0].sum()))
 
     def fresh(self) -> ClipFeatures:
-        return ClipFeatures(self.model, self.film, PATCHES, self.tokens_per_second, Stopwatch())
+        return ClipFeatures(self.model, self.video_file, PATCHES, self.tokens_per_second, Stopwatch())
 
     def stock(self, plan: FramePlan) -> torch.Tensor:
         """All frames of the plan through the model's own interface, in one call."""
@@ -67,14 +67,14 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=["long gop, b-frames", "variable rate"])
-def film_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return RECIPES[request.param].make(tmp_path_factory.mktemp("films"))
+def video_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return RECIPES[request.param].make(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture(params=FAMILIES)
-def case(request: pytest.FixtureRequest, film_path: Path) -> Iterator[Case]:
-    made = Case(request.param, film_path)
-    with made.film:
+def case(request: pytest.FixtureRequest, video_path: Path) -> Iterator[Case]:
+    made = Case(request.param, video_path)
+    with made.video_file:
         yield made
 
 
@@ -93,7 +93,7 @@ def test_features_equal_one_stock_call_on_all_patches(case: Case) -> None:
         scale = float(clip.features.abs().max())
         torch.testing.assert_close(clip.features / scale, case.stock(plan) / scale, atol=1e-6, rtol=0)
         assert len(clip.features) == len(clip.tokens) == len(plan) * TOKENS
-        assert clip.frame_times_s == tuple(case.film.frames_at(plan.times_s).times_s)
+        assert clip.frame_times_s == tuple(case.video_file.frames_at(plan.times_s).times_s)
 
 
 def test_a_pair_is_decoded_and_encoded_once(case: Case) -> None:
@@ -104,7 +104,7 @@ def test_a_pair_is_decoded_and_encoded_once(case: Case) -> None:
     assert 0 < new < len(case.focus)
     assert new == case.focus.dense.sum()
     assert case.pairs_seen == [len(case.uniform), new]
-    assert sorted(case.film.asked) == sorted(time_s for pair in pairs for time_s in pair)
+    assert sorted(case.video_file.asked) == sorted(time_s for pair in pairs for time_s in pair)
     assert case.features.pairs_encoded == len(pairs)
     assert case.features.frames_decoded == 2 * len(pairs)
 
@@ -139,13 +139,13 @@ def test_temporal_positions_come_from_the_true_times(case: Case) -> None:
         assert clip.tokens.temporal == temporal_indices(starts, case.tokens_per_second)
         if case.tokens_per_second is None:
             assert clip.tokens.temporal == tuple(range(len(plan)))
-    shown = case.film.frame_times_s
+    shown = case.video_file.frame_times_s
     assert set(clip.frame_times_s) <= set(shown.tolist())
 
 
-def test_uneven_times_move_the_positions_of_qwen2_5(film_path: Path) -> None:
-    case = Case("qwen2_5_vl", film_path)
-    times: Sequence[float] = case.film.frame_times_s.tolist()
+def test_uneven_times_move_the_positions_of_qwen2_5(video_path: Path) -> None:
+    case = Case("qwen2_5_vl", video_path)
+    times: Sequence[float] = case.video_file.frame_times_s.tolist()
     picks = [(0, 1), (2, 3), (len(times) - 2, len(times) - 1)]
     plan = FramePlan(np.array([[times[a], times[b]] for a, b in picks]), np.zeros(3, bool))
     # A hundred tokens a second, so that neighbouring frames differ.
@@ -162,10 +162,10 @@ def test_frames_decoded_ahead_are_used_and_others_are_handed_on(case: Case) -> N
     assert [time_s for time_s, _ in handed] == expected.times_s.tolist()
     assert all(np.array_equal(image, pixels) for (_, image), pixels in zip(handed, expected.pixels, strict=True))
 
-    asked = len(case.film.asked)
+    asked = len(case.video_file.asked)
     assert asked == len({*case.uniform.times_s.tolist(), *others.tolist()})
     _same(case.features.encode(case.uniform), case.fresh().encode(case.uniform))
-    assert len(case.film.asked) == asked + len(case.uniform.times_s)  # those of the fresh one
+    assert len(case.video_file.asked) == asked + len(case.uniform.times_s)  # those of the fresh one
     # What is encoded is not decoded again for a plan that has it.
     assert len(list(case.features.decode_ahead(case.uniform, others[:1]))) == 1
-    assert len(case.film.asked) == asked + len(case.uniform.times_s) + 1
+    assert len(case.video_file.asked) == asked + len(case.uniform.times_s) + 1

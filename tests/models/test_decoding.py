@@ -11,10 +11,10 @@ from transformers.generation import LogitsProcessor, LogitsProcessorList
 
 from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl, tokenizer
 from videoreasoner.models.decoding import TreeDecoder
-from videoreasoner.models.encoding import PromptEncoder
-from videoreasoner.models.forest import Leaf
 from videoreasoner.models.grammar import TokenTrie, event_grammar
 from videoreasoner.models.positions import ClipTokens, temporal_indices
+from videoreasoner.models.prompt_encoder import PromptEncoder
+from videoreasoner.models.tree_decoder import Leaf
 from videoreasoner.prompts import Prompts
 from videoreasoner.tasks import Task, parse_event
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models.tiny_models import tokenizer
-from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.models.grammar import TokenTrie, event_grammar
+from videoreasoner.models.prompt_encoder import PromptEncoder
 from videoreasoner.prompts import Prompts
 from videoreasoner.tasks import Task, event_text, parse_event
 

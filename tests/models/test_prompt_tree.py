@@ -131,7 +131,7 @@ def words(count, generator):
     return tuple(torch.randint(20, 480, (count,), generator=generator).tolist())
 
 
-def film_tree(family, seed, grids):
+def video_tree(family, seed, grids):
     """An uneven tree of depth 3 over random clips, with the patches and grids that belong to it."""
     generator = torch.Generator().manual_seed(seed)
     video_id = tokenizer().convert_tokens_to_ids("<|video_pad|>")
@@ -194,7 +194,7 @@ def separate_log_probs(model, tree, patches, grids):
 @pytest.mark.parametrize("grids", [ONE_CLIP, TWO_CLIPS], ids=["one clip", "two clips"])
 def test_the_packed_row_equals_separate_rows(family, grids):
     model = model_of(family)
-    tree, patches, grid = film_tree(family, 0, grids)
+    tree, patches, grid = video_tree(family, 0, grids)
     with torch.no_grad():
         [packed] = packed_log_probs(model, [tree], patches, grid)
         separate = separate_log_probs(model, tree, patches, grid)
@@ -208,7 +208,7 @@ def test_the_packed_row_equals_separate_rows(family, grids):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_of_trees_equals_batches_of_one(family):
     model = model_of(family)
-    made = [film_tree(family, seed, g) for seed, g in enumerate([ONE_CLIP, TWO_CLIPS, [[1, 4, 4]]])]
+    made = [video_tree(family, seed, g) for seed, g in enumerate([ONE_CLIP, TWO_CLIPS, [[1, 4, 4]]])]
     with torch.no_grad():
         together = packed_log_probs(
             model,
@@ -232,7 +232,7 @@ def gradients(model, results):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_gradients_equal_those_of_separate_rows(family):
     model = model_of(family)
-    tree, patches, grid = film_tree(family, 0, TWO_CLIPS)
+    tree, patches, grid = video_tree(family, 0, TWO_CLIPS)
     mine = gradients(model, packed_log_probs(model, [tree], patches, grid)[0])
     theirs = gradients(model, separate_log_probs(model, tree, patches, grid))
     model.zero_grad()

@@ -14,9 +14,9 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
+from experiments.tiny.vocabulary import learn_tokenizer
 from videoreasoner.models.attention import IMPLEMENTATION
 from videoreasoner.prompts import Prompts
-from videoreasoner.synthetic.vocabulary import learn_tokenizer
 from videoreasoner.tasks import EVENT_TOKENS
 
 HIDDEN = 64

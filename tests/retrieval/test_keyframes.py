@@ -24,7 +24,7 @@ TIDY = settings(max_examples=40, deadline=None)
 
 
 @st.composite
-def films(draw):
+def videos(draw):
     """Features, times, elements, and how to search: what select_keyframes takes."""
     frames = draw(st.integers(1, 12))
     count = draw(st.integers(0, 12))
@@ -47,15 +47,15 @@ def films(draw):
 
 
 @TIDY
-@given(films())
-def test_spans_lie_in_the_film_around_their_time(film):
-    found = select_keyframes(**film)
-    assert len(found) == len(distinct_elements(film["elements"], film["max_elements"]))
-    assert len(found) <= film["max_elements"]
-    assert {k.element for k in found} == set(distinct_elements(film["elements"], film["max_elements"]))
+@given(videos())
+def test_spans_lie_in_the_video_around_their_time(video):
+    found = select_keyframes(**video)
+    assert len(found) == len(distinct_elements(video["elements"], video["max_elements"]))
+    assert len(found) <= video["max_elements"]
+    assert {k.element for k in found} == set(distinct_elements(video["elements"], video["max_elements"]))
     for keyframe in found:
-        assert 0 <= keyframe.start_s <= keyframe.time_s <= keyframe.end_s <= film["duration_s"]
-        assert keyframe.time_s in film["times_s"]
+        assert 0 <= keyframe.start_s <= keyframe.time_s <= keyframe.end_s <= video["duration_s"]
+        assert keyframe.time_s in video["times_s"]
         assert -1 <= keyframe.score <= 1
     scores = [keyframe.score for keyframe in found]
     assert scores == sorted(scores, reverse=True)
@@ -68,17 +68,17 @@ def cosine(one, other):
 
 
 @TIDY
-@given(films())
-def test_the_best_segment_is_found_as_by_hand(film):
-    size = film["segment_frames"]
-    rows = [[x / math.hypot(*row) for x in row] for row in film["image_features"].tolist()]
+@given(videos())
+def test_the_best_segment_is_found_as_by_hand(video):
+    size = video["segment_frames"]
+    rows = [[x / math.hypot(*row) for x in row] for row in video["image_features"].tolist()]
     groups = [list(range(i, min(i + size, len(rows)))) for i in range(0, len(rows), size)]
     means = [
         [sum(rows[frame][axis] for frame in group) / len(group) for axis in range(len(rows[0]))] for group in groups
     ]
-    texts = film["text_features"].tolist()
-    by_element = {keyframe.element: keyframe for keyframe in select_keyframes(**film)}
-    tidy = [" ".join(element.split()).casefold() for element in film["elements"]]
+    texts = video["text_features"].tolist()
+    by_element = {keyframe.element: keyframe for keyframe in select_keyframes(**video)}
+    tidy = [" ".join(element.split()).casefold() for element in video["elements"]]
     for element in by_element.values():
         row = texts[tidy.index(element.element.casefold())]
         # Opposite frames may cancel out exactly, and then match nothing.
@@ -87,19 +87,19 @@ def test_the_best_segment_is_found_as_by_hand(film):
         chosen = next(i for i, score in enumerate(scores) if score >= best - SCORE_TOLERANCE)
         group = groups[chosen]
         assert element.score == pytest.approx(scores[chosen], abs=1e-5)
-        assert element.time_s == film["times_s"][group[(len(group) - 1) // 2]]
+        assert element.time_s == video["times_s"][group[(len(group) - 1) // 2]]
 
 
 @TIDY
-@given(films(), st.integers(0, 2**32 - 1))
-def test_only_directions_count(film, seed):
+@given(videos(), st.integers(0, 2**32 - 1))
+def test_only_directions_count(video, seed):
     random = np.random.default_rng(seed)
-    scaled = dict(film)
+    scaled = dict(video)
     for name in ("text_features", "image_features"):
-        scales = random.uniform(0.01, 100, size=(len(film[name]), 1))
-        scaled[name] = film[name].double() * torch.from_numpy(scales)
-        film[name] = film[name].double()
-    for one, other in zip(select_keyframes(**film), select_keyframes(**scaled), strict=True):
+        scales = random.uniform(0.01, 100, size=(len(video[name]), 1))
+        scaled[name] = video[name].double() * torch.from_numpy(scales)
+        video[name] = video[name].double()
+    for one, other in zip(select_keyframes(**video), select_keyframes(**scaled), strict=True):
         assert (one.element, one.time_s, one.start_s, one.end_s) == (
             other.element,
             other.time_s,
@@ -110,35 +110,35 @@ def test_only_directions_count(film, seed):
 
 
 @TIDY
-@given(films(), st.randoms(use_true_random=False))
-def test_the_order_of_elements_does_not_matter(film, random):
-    order = list(range(len(film["elements"])))
-    film["elements"] = [f"element {i}" for i in order]
-    film["max_elements"] = 12
+@given(videos(), st.randoms(use_true_random=False))
+def test_the_order_of_elements_does_not_matter(video, random):
+    order = list(range(len(video["elements"])))
+    video["elements"] = [f"element {i}" for i in order]
+    video["max_elements"] = 12
     random.shuffle(order)
-    shuffled = dict(film)
-    shuffled["elements"] = [film["elements"][i] for i in order]
-    shuffled["text_features"] = film["text_features"][order]
+    shuffled = dict(video)
+    shuffled["elements"] = [video["elements"][i] for i in order]
+    shuffled["text_features"] = video["text_features"][order]
 
     def by_name(keyframe):
         return keyframe.element
 
-    assert sorted(select_keyframes(**film), key=by_name) == sorted(select_keyframes(**shuffled), key=by_name)
+    assert sorted(select_keyframes(**video), key=by_name) == sorted(select_keyframes(**shuffled), key=by_name)
 
 
 @TIDY
-@given(films())
-def test_segments_cover_the_film_once(film):
-    frames = len(film["image_features"])
-    times = np.unique(film["times_s"])
-    film["image_features"] = film["text_features"] = torch.eye(frames)[: len(times), : len(times)]
-    film["times_s"] = times
-    film["elements"] = [f"element {i}" for i in range(len(times))]
-    film["max_elements"] = 12
-    film["segment_frames"] = 1
-    found = sorted(select_keyframes(**film), key=lambda keyframe: keyframe.time_s)
+@given(videos())
+def test_segments_cover_the_video_once(video):
+    frames = len(video["image_features"])
+    times = np.unique(video["times_s"])
+    video["image_features"] = video["text_features"] = torch.eye(frames)[: len(times), : len(times)]
+    video["times_s"] = times
+    video["elements"] = [f"element {i}" for i in range(len(times))]
+    video["max_elements"] = 12
+    video["segment_frames"] = 1
+    found = sorted(select_keyframes(**video), key=lambda keyframe: keyframe.time_s)
     assert [keyframe.time_s for keyframe in found] == times.tolist()
-    assert (found[0].start_s, found[-1].end_s) == (0, film["duration_s"])
+    assert (found[0].start_s, found[-1].end_s) == (0, video["duration_s"])
     for one, after in pairwise(found):
         assert one.end_s == after.start_s == (one.time_s + after.time_s) / 2
 

@@ -61,7 +61,7 @@ def test_questions_are_natural_and_do_not_tell_the_answer(asked: tuple[World, Qu
 
 @given(asked=either)
 @settings(max_examples=60, deadline=None)
-def test_questions_name_one_object_of_the_film(asked: tuple[World, Question]) -> None:
+def test_questions_name_one_object_of_the_video(asked: tuple[World, Question]) -> None:
     world, question = asked
     words = set(question.text.replace(":", " ").replace("?", " ").split())
     meant = [e for e in world.events if words & {e.color, e.shape}]

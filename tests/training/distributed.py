@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.rows import read_rows
 from videoreasoner.training.cold_start import target_nats
-from videoreasoner.training.dataset import Collator, Lessons
-from videoreasoner.training.frames import ClipReader
+from videoreasoner.training.data.dataset import Collator, Lessons
+from videoreasoner.training.data.frames import ClipReader
 
 
 def gradients(strategy: str, model_folder: str, rows_file: str, steps: int = 1) -> dict[str, torch.Tensor]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from tests.models.tiny_models import tokenizer
-from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.models.positions import ClipTokens, temporal_indices
+from videoreasoner.models.prompt_encoder import PromptEncoder
 from videoreasoner.prompts import Prompts
 from videoreasoner.rows import Row
 from videoreasoner.tasks import Task
-from videoreasoner.training.queries import Query
+from videoreasoner.training.data.queries import Query
 from videoreasoner.video.patches import Patches
 
 ENCODER = PromptEncoder(tokenizer(), Prompts(instruction=""))
@@ -45,7 +45,7 @@ def query(
     return Query(
         "rows.jsonl",
         asked,
-        "films/a.mp4",
+        "videos/a.mp4",
         DURATION_S,
         ENCODER.trunk([clip]),
         Patches(torch.randn(grid[0] * grid[1] * grid[2], 3 * 2 * 14 * 14, generator=generator), grid),

@@ -16,12 +16,12 @@ from tests.training.toy import FAMILIES, SETTINGS, make_data, make_model
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.rows import read_rows
 from videoreasoner.tasks import Task
-from videoreasoner.training.adapters import add_adapters
 from videoreasoner.training.cold_start import target_nats
-from videoreasoner.training.dataset import Collator, Example, Lessons
-from videoreasoner.training.frames import ClipReader
+from videoreasoner.training.data.dataset import Collator, Example, Lessons
+from videoreasoner.training.data.frames import ClipReader
+from videoreasoner.training.data.sources import Skipped
 from videoreasoner.training.recipe import Lora
-from videoreasoner.training.sources import Skipped
+from videoreasoner.training.runtime.adapters import add_adapters
 
 NEAR = 1e-5
 
@@ -48,7 +48,7 @@ def lessons(checkpoint: Checkpoint, shared: bool = True, tasks: Sequence[Task] =
 
 
 def examples(made: Lessons, data: Path) -> list[Example]:
-    # Films of different lengths in tokens, so that a batch has padding.
+    # Videos of different lengths in tokens, so that a batch has padding.
     varied = [replace(made, max_length=length) for length in (4096, 270, 4096)]
     rows = list(read_rows(data))[:3]
     return [one.example("data", row, row.video_path(data.parent)) for one, row in zip(varied, rows, strict=True)]

@@ -9,8 +9,8 @@ import pytest
 from tests.training.toy import recipe_content, write_recipe
 from videoreasoner.errors import SettingError
 from videoreasoner.tasks import Task
-from videoreasoner.training.arguments import training_arguments
 from videoreasoner.training.recipe import ColdStartRecipe, load_recipe, parse_recipe
+from videoreasoner.training.runtime.arguments import training_arguments
 
 
 @pytest.fixture

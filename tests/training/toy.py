@@ -1,4 +1,4 @@
-"""A model of random weights with real films and rows: all that a training run needs, in a folder."""
+"""A model of random weights with real videos and rows: all that a training run needs, in a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl, tokenizer
 from videoreasoner.models.checkpoint import save_checkpoint
 from videoreasoner.settings import Settings
-from videoreasoner.synthetic.film import FilmSettings, make_films
+from videoreasoner.synthetic.videos import VideoSettings, make_videos
 from videoreasoner.video.patches import PatchSettings
 
 FAMILIES = {"qwen2_vl": random_qwen2_vl, "qwen2_5_vl": random_qwen2_5_vl}
@@ -25,9 +25,9 @@ def make_model(folder: Path, family: str = "qwen2_vl", tied: bool = True, event_
     return folder
 
 
-def make_data(folder: Path, films: int = 6, seed: int = 0) -> Path:
-    """Films of four seconds and `plain.jsonl`, whose rows differ in the tasks that they support."""
-    rows = make_films(folder, films, FilmSettings(4.0, 40, 64, seed=seed), splits=["plain"])
+def make_data(folder: Path, videos: int = 6, seed: int = 0) -> Path:
+    """Videos of four seconds and `plain.jsonl`, whose rows differ in the tasks that they support."""
+    rows = make_videos(folder, videos, VideoSettings(4.0, 40, 64, seed=seed), splits=["plain"])
     lines = []
     for number, row in enumerate(rows):
         content = json.loads(row.to_json_line())

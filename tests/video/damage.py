@@ -1,4 +1,4 @@
-"""Films that are damaged in every way that bytes can be: flipped, cut, spliced, zeroed, repeated, mixed with others."""
+"""Videos with damaged bytes: flipped, cut, spliced, zeroed, repeated, mixed with others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from films import Recipe
+
+from tests.video.videos import Recipe
 
 _X264 = {"bf": "2", "g": "8"}
 _AV1 = {"g": "5", "preset": "12", "svtav1-params": "lp=1"}
@@ -94,8 +95,8 @@ _DAMAGES: list[Callable[[bytearray, bytes, np.random.Generator], bytearray]] = [
 ]
 
 
-def damaged_films(folder: Path, count: int, seed: int) -> Iterator[Path]:
-    """Paths of films, each damaged once to three times; the file is gone when the next one is asked for."""
+def damaged_videos(folder: Path, count: int, seed: int) -> Iterator[Path]:
+    """Paths of videos, each damaged once to three times; the file is gone when the next one is asked for."""
     rng = np.random.default_rng(seed)
     sound = [recipe.make(folder).read_bytes() for recipe in RECIPES]
     for number in range(count):

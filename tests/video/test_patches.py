@@ -24,7 +24,7 @@ SMALL = PatchSettings(min_pixels=28 * 28, max_pixels=4 * 28 * 28)
 
 def conformance_settings(case):
     limits = case["size"]
-    # Qwen3-VL limits the whole film, Qwen2-VL each frame.
+    # Qwen3-VL limits the whole video, Qwen2-VL each frame.
     frames = case["frames"][0] if case["processor"] == "qwen3_vl" else 1
     return PatchSettings(
         patch_size=case["patch"],

@@ -23,7 +23,7 @@ SETTINGS = st.builds(
 def focus_requests(draw):
     """Duration, key spans, settings and keyframes; spans and keyframes lie anywhere, also outside."""
     duration_s = draw(DURATIONS)
-    # Round shares make spans touch, coincide and end with the film.
+    # Round shares make spans touch, coincide and end with the video.
     place = st.floats(-0.5, 1.5) | st.integers(-1, 9).map(lambda n: n / 8)
     width = st.floats(0, 1) | st.floats(0, 1e-5) | st.sampled_from([0.0, 0.125])
     spans = [
@@ -78,7 +78,7 @@ def test_uniform_times_are_even_and_within_the_limits(duration_s, config):
 
 @settings(max_examples=300, deadline=None)
 @given(focus_requests())
-def test_focus_keeps_to_film_and_budget(request):
+def test_focus_keeps_to_video_and_budget(request):
     duration_s, spans, config, keyframes = request
     plan = focus_plan(duration_s, spans, config, keyframes)
     check_form(plan, duration_s, config)
@@ -214,13 +214,13 @@ def test_a_span_that_gets_no_dense_pair_leaves_no_hole():
     assert plan.pairs_s[2].tolist() == [12.5, 17.5]
 
 
-def test_no_time_at_the_end_of_the_film():
+def test_no_time_at_the_end_of_the_video():
     plan = focus_plan(8.0, [Span(4.0, 9.0)], SamplingSettings(), [8.0])
     assert plan.times_s[-1] < 8.0
 
 
 @pytest.mark.parametrize("duration_s", [0.0, -1.0, math.nan, math.inf])
-def test_a_film_without_a_duration_is_refused(duration_s):
+def test_a_video_without_a_duration_is_refused(duration_s):
     with pytest.raises(SettingError, match="duration"):
         uniform_plan(duration_s, SamplingSettings())
     with pytest.raises(SettingError, match="duration"):
@@ -253,7 +253,7 @@ def test_absurd_rates_are_only_limited_by_the_budget():
 
 
 @st.composite
-def keyed_films(draw):
+def keyed_videos(draw):
     """Duration and key-frame times: regular groups of pictures, or anything."""
     duration_s = draw(DURATIONS)
     if draw(st.booleans()):
@@ -262,9 +262,9 @@ def keyed_films(draw):
     return duration_s, np.array(sorted(shares)) * duration_s
 
 
-@given(keyed_films(), st.integers(1, 200))
-def test_times_move_onto_key_frames_within_their_slots(film, count):
-    duration_s, keys_s = film
+@given(keyed_videos(), st.integers(1, 200))
+def test_times_move_onto_key_frames_within_their_slots(video_file, count):
+    duration_s, keys_s = video_file
     slot_s = duration_s / count
     centres_s = (np.arange(count) + 0.5) * slot_s
     moved_s = on_key_frames(centres_s, duration_s, keys_s)
@@ -279,9 +279,9 @@ def test_times_move_onto_key_frames_within_their_slots(film, count):
             assert off_s > slot_s / 2 * (1 - 1e-6)
 
 
-@given(keyed_films(), focus_requests())
-def test_plans_on_key_frames_have_the_form_of_plans(film, request_):
-    duration_s, keys_s = film
+@given(keyed_videos(), focus_requests())
+def test_plans_on_key_frames_have_the_form_of_plans(video_file, request_):
+    duration_s, keys_s = video_file
     _, spans, config, keyframes = request_
     spans = [Span(s.start_s % duration_s, s.start_s % duration_s + s.length_s) for s in spans]
     plain = uniform_plan(duration_s, config)
@@ -294,7 +294,7 @@ def test_plans_on_key_frames_have_the_form_of_plans(film, request_):
     assert all(tuple(pair) in of_grid for pair in focused.pairs_s[~focused.dense].tolist())
 
 
-def test_a_film_with_a_key_frame_in_every_slot_is_looked_at_on_key_frames_alone():
+def test_a_video_with_a_key_frame_in_every_slot_is_looked_at_on_key_frames_alone():
     keys_s = np.arange(0, 1200, 10.0)
     plan = uniform_plan(1200.0, SamplingSettings(frame_budget=64), keys_s)
     assert set(plan.times_s) <= set(keys_s)

@@ -27,8 +27,8 @@ from videoreasoner.spans import Span
 from videoreasoner.tasks import Task
 from videoreasoner.training.cold_start import train_cold_start
 from videoreasoner.training.recipe import ColdStartRecipe, load_recipe, parse_recipe
-from videoreasoner.video.file import VideoFile
 from videoreasoner.video.patches import resized_size
+from videoreasoner.video.pyav.file import VideoFile
 from videoreasoner.video.sampling import PAIR, FramePlan, focus_plan, uniform_plan
 
 vllm = pytest.importorskip("vllm", reason="make test-vllm runs this, in an environment of its own")
@@ -95,18 +95,18 @@ class Engines:
         sampling = self.ours.settings.sampling
         found = []
         for row in read_rows(self.data):
-            with VideoFile(self.data.parent / row.video) as film:
-                plans = [uniform_plan(film.duration_s, sampling)]
+            with VideoFile(self.data.parent / row.video) as video_file:
+                plans = [uniform_plan(video_file.duration_s, sampling)]
                 if not self.needs_times:
-                    plans.append(focus_plan(film.duration_s, [Span(0.4, 1.1)], sampling))
+                    plans.append(focus_plan(video_file.duration_s, [Span(0.4, 1.1)], sampling))
                     assert plans[1].dense.any()
-                found += [self._pass(row, film, plan) for plan in plans]
+                found += [self._pass(row, video_file, plan) for plan in plans]
         return found
 
-    def _pass(self, row: Row, film: VideoFile, plan: FramePlan) -> Pass:
+    def _pass(self, row: Row, video_file: VideoFile, plan: FramePlan) -> Pass:
         checkpoint, options = self.ours.checkpoint, row.options or ()
-        reply = self.ours.open(film).complete(plan, row.question, options, TASKS)
-        frames = np.stack([image for _, image in film.iter_frames_at(plan.times_s)])
+        reply = self.ours.open(video_file).complete(plan, row.question, options, TASKS)
+        frames = np.stack([image for _, image in video_file.iter_frames_at(plan.times_s)])
         height, width = (
             side // checkpoint.patches.factor for side in resized_size(*frames.shape[1:3], checkpoint.patches)
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from videoreasoner.reasoner import Reasoner
+from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.rows import Row
 
 
@@ -17,7 +17,7 @@ class Benchmark(Protocol):
         name: of the benchmark, as it stands in summaries.
         rows: the questions; ids differ from each other.
         video_root: folder that relative videos lie in.
-        data_hash: of the rows and the films, in hexadecimal digits; two runs compare only where it is the same.
+        data_hash: of the rows and the videos, in hexadecimal digits; two runs compare only where it is the same.
     """
 
     @property

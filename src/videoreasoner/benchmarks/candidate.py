@@ -9,10 +9,10 @@ import torch
 import transformers
 
 from videoreasoner.errors import SettingError
-from videoreasoner.fingerprint import hash_checkpoint
+from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.models.checkpoint import find_folder
-from videoreasoner.reasoner import Reasoner
 from videoreasoner.settings import Settings
+from videoreasoner.utils.hashing import hash_checkpoint
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from videoreasoner.benchmarks.results import ALL, scores
 from videoreasoner.benchmarks.runner import Run
 from videoreasoner.errors import EvaluationError
-from videoreasoner.metrics import Estimate, estimate
+from videoreasoner.utils.intervals import Estimate, estimate
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def compare(a: Run, b: Run) -> list[Difference]:
     if hash_a != hash_b:
         raise EvaluationError(
             f"{a.folder} and {b.folder} are over different data ({hash_a} and {hash_b}); compare runs of the same "
-            "benchmark, films and questions"
+            "benchmark, videos and questions"
         )
     for run in (a, b):
         if run.failed:
@@ -71,7 +71,7 @@ def _differences(
                 found.setdefault(metric, []).append((scores_a[metric], scores_b[metric], item_a["video"]))
     differences = []
     for metric, both in found.items():
-        values_a, values_b, films = zip(*both, strict=True)
-        paired = estimate([y - x for x, y in zip(values_a, values_b, strict=True)], clusters=films)
+        values_a, values_b, videos = zip(*both, strict=True)
+        paired = estimate([y - x for x, y in zip(values_a, values_b, strict=True)], clusters=videos)
         differences.append(Difference(key, value, metric, fmean(values_a), fmean(values_b), paired))
     return differences

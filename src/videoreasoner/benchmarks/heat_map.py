@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from videoreasoner.files import replacing
+from videoreasoner.utils.files import replacing
 
 _CELL_W, _CELL_H, _GAP = 74, 44, 3
 _LEFT, _TOP, _BOTTOM, _RIGHT = 78, 74, 58, 26

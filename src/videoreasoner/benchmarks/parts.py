@@ -1,4 +1,4 @@
-"""A run's questions in parts: a few films each, answered by any worker in any order, resumable at any moment.
+"""A run's questions in parts: a few videos each, answered by any worker in any order, resumable at any moment.
 
 How the questions are divided follows from the questions alone, so a run may go on with another number of workers.
 """
@@ -14,12 +14,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from videoreasoner.batch import answer_rows
 from videoreasoner.benchmarks.benchmark import Candidate
 from videoreasoner.errors import EvaluationError, VideoReasonerError
-from videoreasoner.processes import end_with_parent
-from videoreasoner.reasoner import Reasoner
+from videoreasoner.inference.batch import answer_rows
+from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.rows import Row, write_rows
+from videoreasoner.utils.processes import end_with_parent
 
 Progress = Callable[[int, int], None]
 
@@ -57,17 +57,17 @@ class Errand:
         answer_rows(reasoner, part.rows, part.answers, mode=self.mode, video_root=root, progress=progress)
 
 
-def divide(rows: Sequence[Row], folder: Path, films_a_part: int) -> list[Part]:
-    """Write the questions as parts; those about one film stay together, whatever their order."""
-    films: dict[str, list[Row]] = {}
+def divide(rows: Sequence[Row], folder: Path, videos_a_part: int) -> list[Part]:
+    """Write the questions as parts; those about one video stay together, whatever their order."""
+    videos: dict[str, list[Row]] = {}
     for row in rows:
-        films.setdefault(row.video, []).append(row)
+        videos.setdefault(row.video, []).append(row)
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     # By name, so that the order of the questions makes no difference.
-    names = sorted(films)
-    for number, first in enumerate(range(0, len(names), films_a_part)):
-        members = [row for name in names[first : first + films_a_part] for row in films[name]]
+    names = sorted(videos)
+    for number, first in enumerate(range(0, len(names), videos_a_part)):
+        members = [row for name in names[first : first + videos_a_part] for row in videos[name]]
         part = Part(folder / f"{number:05d}.rows.jsonl", folder / f"{number:05d}.jsonl", len(members))
         write_rows(part.rows, members)
         parts.append(part)

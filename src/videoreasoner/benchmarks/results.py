@@ -8,9 +8,9 @@ from typing import Any
 
 from videoreasoner.benchmarks.benchmark import Benchmark
 from videoreasoner.benchmarks.scores import written_choice
-from videoreasoner.metrics import Estimate, estimate
 from videoreasoner.rows import Row
 from videoreasoner.tasks import Task, parse_event
+from videoreasoner.utils.intervals import Estimate, estimate
 
 ALL = "all"
 
@@ -84,12 +84,12 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> Metrics:
 
 def _estimates(results: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     values: dict[str, list[float]] = {}
-    films: dict[str, list[str]] = {}
+    videos: dict[str, list[str]] = {}
     for item in results:
         for name, value in scores(item).items():
             values.setdefault(name, []).append(value)
-            films.setdefault(name, []).append(item["video"])
-    return {name: estimate(values[name], clusters=films[name]) for name in values}
+            videos.setdefault(name, []).append(item["video"])
+    return {name: estimate(values[name], clusters=videos[name]) for name in values}
 
 
 def as_data(metrics: Metrics) -> dict[str, Any]:

@@ -29,15 +29,15 @@ from videoreasoner.benchmarks.benchmark import Benchmark, Candidate
 from videoreasoner.benchmarks.parts import Errand, Part, Progress, answer_parts, divide
 from videoreasoner.benchmarks.results import Metrics, as_data, from_data, result, summarise
 from videoreasoner.errors import EvaluationError, SettingError
-from videoreasoner.files import locked, replacing
-from videoreasoner.fingerprint import hash_data
-from videoreasoner.reasoner import MODES
+from videoreasoner.inference.reasoner import MODES
+from videoreasoner.utils.files import locked, replacing
+from videoreasoner.utils.hashing import hash_data
 
 RUN_FILE, RESULTS_FILE, SUMMARY_FILE = "run.json", "results.jsonl", "summary.json"
 _LOCK_FILE = ".lock"
 
 # Small enough that workers end together, large enough that files are few.
-_FILMS_A_PART = 8
+_VIDEOS_A_PART = 8
 _PACKAGES = ("videoreasoner", "torch", "transformers", "av", "numpy")
 
 
@@ -47,7 +47,7 @@ class Run:
 
     Attributes:
         folder: where it is.
-        results: the lines of `results.jsonl`, in the order of films and ids.
+        results: the lines of `results.jsonl`, in the order of videos and ids.
         summary: `summary.json`.
     """
 
@@ -72,15 +72,15 @@ def run(
     *,
     mode: str = "focus",
     workers: int = 1,
-    films_a_part: int = _FILMS_A_PART,
+    videos_a_part: int = _VIDEOS_A_PART,
     command: Sequence[str] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Run:
     """Ask a candidate a benchmark's questions and score the answers.
 
     Called again for the same run, it asks only what is missing, and loads nothing when nothing is. Answers, scores and
-    intervals do not depend on `workers`, `films_a_part` or the order of rows. Times do, and so does which question of a
-    film is charged for work that they share.
+    intervals do not depend on `workers`, `videos_a_part` or the order of rows. Times do, and so does which question of
+    a video is charged for work that they share.
 
     Args:
         benchmark: the questions.
@@ -88,7 +88,7 @@ def run(
         out: folder of the run.
         mode: "focus", "direct" or "think".
         workers: processes that load the candidate and answer; 1 does it in this one.
-        films_a_part: films whose questions a worker takes at a time; decided by the first call for a folder.
+        videos_a_part: videos whose questions a worker takes at a time; decided by the first call for a folder.
         command: what is recorded as the command; by default that of this process.
         progress: told (questions done, questions in all).
 
@@ -106,7 +106,7 @@ def run(
             out.mkdir(parents=True, exist_ok=True)
             busy = EvaluationError(f"{out}: another run is writing there; wait for it, or give --out another")
             stack.enter_context(locked(out / _LOCK_FILE, busy))
-            parts = _parts(benchmark, out, identity, films_a_part)
+            parts = _parts(benchmark, out, identity, videos_a_part)
         asked = answer_parts(Errand(candidate, mode, benchmark.video_root), parts, workers, progress)
         with _writing(out):
             made = _made(list(command or sys.argv), workers)
@@ -167,7 +167,7 @@ def _writing(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _parts(benchmark: Benchmark, out: Path, identity: dict[str, Any], films_a_part: int) -> list[Part]:
+def _parts(benchmark: Benchmark, out: Path, identity: dict[str, Any], videos_a_part: int) -> list[Part]:
     """The run's questions in parts, after checking that the folder is free or holds this very run."""
     path = out / RUN_FILE
     # What is compared has been through JSON on both sides.
@@ -175,7 +175,7 @@ def _parts(benchmark: Benchmark, out: Path, identity: dict[str, Any], films_a_pa
     if path.exists():
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
-            films_a_part, found = there["films_a_part"], there["identity"]
+            videos_a_part, found = there["videos_a_part"], there["identity"]
         except (ValueError, LookupError, TypeError) as error:
             raise EvaluationError(f"{path}: not the start of a run ({error}); give --out another folder") from error
         differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
@@ -184,9 +184,9 @@ def _parts(benchmark: Benchmark, out: Path, identity: dict[str, Any], films_a_pa
     elif any(path.name != _LOCK_FILE for path in out.iterdir()):
         raise EvaluationError(f"{out}: holds something else than a run; give --out a new folder")
     with replacing(path) as partial:
-        content = {"identity": wanted, "films_a_part": films_a_part}
+        content = {"identity": wanted, "videos_a_part": videos_a_part}
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return divide(benchmark.rows, out / "answers", films_a_part)
+    return divide(benchmark.rows, out / "answers", videos_a_part)
 
 
 def _finish(
@@ -205,7 +205,7 @@ def _finish(
         "identity": identity,
         "hashes": hashes,
         "questions": len(results),
-        "films": len({item["video"] for item in results}),
+        "videos": len({item["video"] for item in results}),
         "failed": failed,
         "metrics": as_data(summarise(results)),
         **made,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from videoreasoner.metrics import recall_at
 from videoreasoner.rows import Row
 from videoreasoner.spans import Span, best_iou
 from videoreasoner.tasks import Task, parse_choice, parse_event, parse_key_elements, stated_answer
+from videoreasoner.utils.intervals import recall_at
 
 IOU_THRESHOLDS = (0.3, 0.5, 0.7)
 

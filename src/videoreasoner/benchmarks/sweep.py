@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from videoreasoner.benchmarks.heat_map import Panel, write_heat_map
-from videoreasoner.benchmarks.needle import Grid, sweep
 from videoreasoner.benchmarks.runner import Run
-from videoreasoner.files import replacing
-from videoreasoner.metrics import Estimate
+from videoreasoner.benchmarks.tasks.needle import Grid, sweep
+from videoreasoner.utils.files import replacing
+from videoreasoner.utils.intervals import Estimate
 
 # (mode, metric, what it is called); direct locates no event.
 _PANELS = (
@@ -53,9 +53,9 @@ def write_sweep(folder: Path, grid: Grid, runs: Mapping[str, Run], model: str) -
     with replacing(folder / "needle.json") as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     panels = [Panel(title, _means(grids[mode, metric])) for mode, metric, title in _PANELS]
-    films = max(e.count for line in grids["focus", "answer"] for e in line if e is not None)
-    title = f"{Path(model).name}: a detail that shows briefly in a film; means over {films} films a cell, per cent"
-    write_heat_map(folder / "needle.png", title, panels, lengths, details, ("length of the film", "shown for"))
+    videos = max(e.count for line in grids["focus", "answer"] for e in line if e is not None)
+    title = f"{Path(model).name}: a detail that shows briefly in a video; means over {videos} videos a cell, per cent"
+    write_heat_map(folder / "needle.png", title, panels, lengths, details, ("length of the video", "shown for"))
     return "\n\n".join(_table(title, grids[mode, metric], lengths, details) for mode, metric, title in _PANELS)
 
 

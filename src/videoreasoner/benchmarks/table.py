@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from videoreasoner.benchmarks.compare import Difference
 from videoreasoner.benchmarks.results import ALL, Metrics
-from videoreasoner.metrics import Estimate
+from videoreasoner.utils.intervals import Estimate
 
 # Means of these are not shares; they are written as they are.
 _AMOUNTS = {"seconds": 2, "frames": 1, "tokens_out": 1}

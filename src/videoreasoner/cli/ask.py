@@ -26,7 +26,7 @@ from videoreasoner.cli.options import (
 from videoreasoner.errors import QuestionError, RowError, SettingError
 
 if TYPE_CHECKING:
-    from videoreasoner.reasoner import Reasoner
+    from videoreasoner.inference.reasoner import Reasoner
     from videoreasoner.rows import Row
 
 
@@ -66,7 +66,7 @@ def ask(
 ) -> None:
     """Answer a question about a video and show the evidence.
 
-    Example: videoreasoner ask film.mp4 "What color is the circle?" -o red -o blue
+    Example: videoreasoner ask video.mp4 "What color is the circle?" -o red -o blue
     """
     if batch is None and (video is None or question is None):
         raise QuestionError("give a VIDEO and a QUESTION, or --batch ROWS --out ANSWERS")
@@ -106,7 +106,7 @@ def ask(
 
         typer.echo(describe(answer))
     if report is not None:
-        from videoreasoner.report.page import write_report
+        from videoreasoner.inference.report.page import write_report
 
         write_report(answer, report, truth, video_time_limit)
         if not as_json:
@@ -114,12 +114,12 @@ def ask(
 
 
 def _check_report(report: Path, video: str) -> None:
-    from videoreasoner.video.opening import local_path
+    from videoreasoner.video.pyav.opening import local_path
 
     if report.is_dir() or not report.parent.is_dir():
         raise SettingError(f"--report {report}: give a file name in a folder that exists")
-    film = local_path(video)
-    if film is not None and report.exists() and report.samefile(film):
+    video_file = local_path(video)
+    if video_file is not None and report.exists() and report.samefile(video_file):
         raise SettingError(f"--report {report}: that is the video; give the page a name of its own")
 
 
@@ -129,7 +129,7 @@ def _truth(
     from pydantic import ValidationError
 
     from videoreasoner.rows import Row
-    from videoreasoner.validation import explain
+    from videoreasoner.utils.validation import explain
 
     known = {"id": "asked", "video": video, "question": question, "options": option or None}
     try:
@@ -147,7 +147,7 @@ def _check_before_loading(
     video_time_limit: float,
 ) -> None:
     from videoreasoner.rows import read_rows_lenient
-    from videoreasoner.video.guarded import GuardedVideoFile, check_time_limit
+    from videoreasoner.video.isolated.file import GuardedVideoFile, check_time_limit
 
     check_time_limit(video_time_limit)
     if video is not None:
@@ -155,7 +155,7 @@ def _check_before_loading(
     if batch is not None:
         read_rows_lenient(batch)
     # Torch and transformers come with it, which takes seconds.
-    from videoreasoner.reasoner import MODES, Query
+    from videoreasoner.inference.reasoner import MODES, Query
 
     if mode not in MODES:
         raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
@@ -164,8 +164,8 @@ def _check_before_loading(
 
 
 def _answer_batch(reasoner: Reasoner, rows: Path, out: Path, mode: str, video_root: Path | None) -> None:
-    from videoreasoner.batch import answer_rows
     from videoreasoner.cli.progress import RowProgress
+    from videoreasoner.inference.batch import answer_rows
 
     with RowProgress() as progress:
         result = answer_rows(reasoner, rows, out, mode=mode, video_root=video_root, progress=progress)

@@ -1,4 +1,4 @@
-"""`videoreasoner demo`: a film that is made here and now, asked about by the model that ships."""
+"""`videoreasoner demo`: a video that is made here and now, asked about by the model that ships."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ _SIZE = 240
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the film and the answers.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the video and the answers.")] = Path(
         "videoreasoner-demo"
     ),
-    seed: Annotated[int, typer.Option(help="Another seed makes another film.")] = 13,
+    seed: Annotated[int, typer.Option(help="Another seed makes another video.")] = 13,
     model: ModelOption = "tiny",
 ) -> None:
-    """Make a film, ask about something that shows for half a second, and write the evidence as pages."""
+    """Make a video, ask about something that shows for half a second, and write the evidence as pages."""
     from videoreasoner.cli.text import describe
-    from videoreasoner.reasoner import Query
-    from videoreasoner.report.page import write_report
-    from videoreasoner.synthetic.film import FilmSettings, make_films
+    from videoreasoner.inference.reasoner import Query
+    from videoreasoner.inference.report.page import write_report
+    from videoreasoner.synthetic.videos import VideoSettings, make_videos
 
     # A folder for each seed, so that nothing that is in the folder already has to make room.
     folder = out / f"seed-{seed}"
-    typer.echo(f"Making a film of one minute in {folder} ...")
-    [plain, detail] = make_films(folder, 1, FilmSettings(seed=seed, subset="held_out", size=_SIZE))
-    film = detail.video_path(folder)
+    typer.echo(f"Making a video of one minute in {folder} ...")
+    [plain, detail] = make_videos(folder, 1, VideoSettings(seed=seed, subset="held_out", size=_SIZE))
+    video = detail.video_path(folder)
     typer.echo(f"Loading the model {model} ...\n")
     reasoner = load_reasoner(model, "auto", None, free_event=False)
     pages = []
     for row in (plain, detail):
         query = Query(row.question, tuple(row.options or ()))
-        answers = {mode: reasoner.ask_many(film, [query], mode)[0] for mode in ("direct", "focus")}
+        answers = {mode: reasoner.ask_many(video, [query], mode)[0] for mode in ("direct", "focus")}
         truth = (row.options or [])["ABCD".index(row.answer or "A")]
         typer.echo(f"Question      {row.question}   (true: {truth})")
         typer.echo(f"Evenly spread {answers['direct'].text}   (mode direct, {answers['direct'].timing['total']:.2f} s)")
@@ -48,5 +48,5 @@ def demo(
         page = folder / f"answer-{name}.html"
         write_report(answers["focus"], page, row)
         pages.append(page)
-    typer.echo(f"Film     {film}\nAnswers  {folder}/answer-plain.json, {folder}/answer-detail.json")
+    typer.echo(f"Video     {video}\nAnswers  {folder}/answer-plain.json, {folder}/answer-detail.json")
     typer.echo("\n".join(f"Page     {page}" for page in pages))

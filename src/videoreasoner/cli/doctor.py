@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from videoreasoner.cli.options import load_reasoner
-from videoreasoner.doctor import Diagnosis, Finding, diagnose
+from videoreasoner.inference.doctor import Diagnosis, Finding, diagnose
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
 
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the run; a killed run goes on there.")]
-FilmsDirOption = Annotated[Path, typer.Option("--films-dir", help="Films are made here, and reused.")]
-SizeOption = Annotated[int, typer.Option("--size", help="Width and height of the films, pixels.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of the held-out films, from 20000000 on.")]
+VideosDirOption = Annotated[Path, typer.Option("--videos-dir", help="Videos are made here, and reused.")]
+SizeOption = Annotated[int, typer.Option("--size", help="Width and height of the videos, pixels.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of the held-out videos, from 20000000 on.")]
 WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that load the model and answer.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch in each of them.")]
 
-_FILMS_DIR = Path("out/eval/films")
+_VIDEOS_DIR = Path("out/eval/videos")
 _SEED = 20_261_124
 
 
@@ -48,15 +48,15 @@ def synthetic(
     split: Annotated[str, typer.Option("--split", help="plain, detail or both.")] = "both",
     model: ModelOption = "tiny",
     mode: ModeOption = "focus",
-    films: Annotated[int, typer.Option("--films", help="How many.")] = 100,
-    questions: Annotated[int, typer.Option("--questions", help="About each film, of each split.")] = 1,
-    duration: Annotated[float, typer.Option("--duration", help="Length of a film, seconds.")] = 60.0,
+    videos: Annotated[int, typer.Option("--videos", help="How many.")] = 100,
+    questions: Annotated[int, typer.Option("--questions", help="About each video, of each split.")] = 1,
+    duration: Annotated[float, typer.Option("--duration", help="Length of a video, seconds.")] = 60.0,
     size: SizeOption = 96,
     events: EventsOption = (1, 3),
     event_share: EventShareOption = (0.12, 0.35),
     seed: SeedOption = _SEED,
     out: OutOption = None,
-    films_dir: FilmsDirOption = _FILMS_DIR,
+    videos_dir: VideosDirOption = _VIDEOS_DIR,
     workers: WorkersOption = 1,
     threads: ThreadsOption = 1,
     device: DeviceOption = "auto",
@@ -68,15 +68,15 @@ def synthetic(
     keyframe_width_s: KeyframeWidthOption = None,
     sparse_seek: SparseSeekOption = None,
 ) -> None:
-    """Ask a model about held-out synthetic films, score the answers, print a table with 95 % intervals.
+    """Ask a model about held-out synthetic videos, score the answers, print a table with 95 % intervals.
 
     The same command goes on where a killed one stopped, and does nothing twice.
 
     Example: videoreasoner eval synthetic --split detail --mode direct
     """
     from videoreasoner.benchmarks.candidate import LocalCandidate
-    from videoreasoner.benchmarks.synthetic import held_out_settings, synthetic_benchmark
     from videoreasoner.benchmarks.table import metric_tables
+    from videoreasoner.benchmarks.tasks.synthetic import held_out_settings, synthetic_benchmark
     from videoreasoner.synthetic.world import WorldSettings
 
     settings = {
@@ -92,9 +92,9 @@ def synthetic(
     splits = _splits(split)
     _check(candidate, mode, workers)
     world = WorldSettings(events, event_share)
-    film_settings = held_out_settings(seed, duration_s=duration, size=size, world=world)
-    with _FilmProgress() as progress:
-        benchmark = synthetic_benchmark(films_dir, films, film_settings, splits, questions, progress)
+    video_settings = held_out_settings(seed, duration_s=duration, size=size, world=world)
+    with _VideoProgress() as progress:
+        benchmark = synthetic_benchmark(videos_dir, videos, video_settings, splits, questions, progress)
     folder = out or Path("out/eval") / f"synthetic-{split}-{Path(model).resolve().name}-{mode}"
     done = _run(benchmark, candidate, folder, mode, workers)
     typer.echo(metric_tables(done.metrics) + "\n")
@@ -105,36 +105,36 @@ def synthetic(
 def needle(
     model: ModelOption = "tiny",
     length: Annotated[
-        list[float] | None, typer.Option("--length", help="Of the films, seconds; repeat, rising.")
+        list[float] | None, typer.Option("--length", help="Of the videos, seconds; repeat, rising.")
     ] = None,
     detail: Annotated[
         list[float] | None, typer.Option("--detail", help="How long a detail shows, seconds; repeat, rising.")
     ] = None,
-    films: Annotated[int, typer.Option("--films", help="For each length and detail.")] = 10,
+    videos: Annotated[int, typer.Option("--videos", help="For each length and detail.")] = 10,
     size: SizeOption = 96,
     seed: SeedOption = _SEED,
     out: OutOption = None,
-    films_dir: FilmsDirOption = _FILMS_DIR,
+    videos_dir: VideosDirOption = _VIDEOS_DIR,
     workers: WorkersOption = 1,
     threads: ThreadsOption = 1,
     device: DeviceOption = "auto",
     encoder: EncoderOption = None,
     frame_budget: FrameBudgetOption = None,
 ) -> None:
-    """Sweep over the length of films and the brevity of a detail, with direct and focus; write JSON and a heat map.
+    """Sweep over the length of videos and the brevity of a detail, with direct and focus; write JSON and a heat map.
 
-    Example, a minute or so: videoreasoner eval needle --length 10 --length 60 --detail 0.2 --detail 1 --films 4
+    Example, a minute or so: videoreasoner eval needle --length 10 --length 60 --detail 0.2 --detail 1 --videos 4
     """
     from videoreasoner.benchmarks.candidate import LocalCandidate
-    from videoreasoner.benchmarks.needle import DETAILS_S, LENGTHS_S, Grid, needle_benchmark
     from videoreasoner.benchmarks.sweep import write_sweep
+    from videoreasoner.benchmarks.tasks.needle import DETAILS_S, LENGTHS_S, Grid, needle_benchmark
 
     grid = Grid(tuple(length or LENGTHS_S), tuple(detail or DETAILS_S))
     candidate = LocalCandidate(model, device, threads, {"encoder": encoder, "frame_budget": frame_budget})
     _check(candidate, "focus", workers)
     folder = out or Path("out/eval") / f"needle-{Path(model).resolve().name}"
-    with _FilmProgress() as progress:
-        benchmark = needle_benchmark(films_dir, grid, films, size, seed, progress)
+    with _VideoProgress() as progress:
+        benchmark = needle_benchmark(videos_dir, grid, videos, size, seed, progress)
     runs = {mode: _run(benchmark, candidate, folder / mode, mode, workers) for mode in ("direct", "focus")}
     typer.echo(write_sweep(folder, grid, runs, model))
     _close(list(runs.values()))
@@ -165,7 +165,7 @@ def _splits(name: str) -> list[Split]:
 
 
 def _check(candidate: Candidate, mode: str, workers: int) -> None:
-    """Before films are made: a typing mistake should not cost minutes."""
+    """Before videos are made: a typing mistake should not cost minutes."""
     from videoreasoner.benchmarks.runner import check_how
 
     check_how(mode, workers)
@@ -194,8 +194,8 @@ def _close(runs: list[Run]) -> None:
         )
 
 
-class _FilmProgress:
-    """A bar on a terminal while films are made."""
+class _VideoProgress:
+    """A bar on a terminal while videos are made."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -203,7 +203,7 @@ class _FilmProgress:
 
         console = Console(stderr=True)
         self._bar = Progress(console=console, disable=not console.is_terminal, transient=True)
-        self._task = self._bar.add_task("making films", total=None)
+        self._task = self._bar.add_task("making videos", total=None)
 
     def __enter__(self) -> Callable[[int, int], None]:
         self._bar.start()

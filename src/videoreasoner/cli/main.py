@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from videoreasoner.cli import ask, demo, doctor, evaluate, reproduce, synthetic, train
+from videoreasoner.cli import ask, demo, doctor, evaluate, synthetic, train
 from videoreasoner.errors import VideoReasonerError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -33,7 +33,6 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(synthetic.app, name="synthetic")
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
-app.add_typer(reproduce.app, name="reproduce")
 
 
 def _print_version(wanted: bool) -> None:

@@ -20,7 +20,7 @@ EncoderOption = Annotated[
 ]
 FrameBudgetOption = Annotated[int | None, typer.Option("--frame-budget", help="Most frames a pass looks at.")]
 SparseRateOption = Annotated[
-    float | None, typer.Option("--sparse-rate-fps", help="Most frames a second over the whole film.")
+    float | None, typer.Option("--sparse-rate-fps", help="Most frames a second over the whole video.")
 ]
 SparseSeekOption = Annotated[
     str | None,
@@ -34,15 +34,15 @@ DenseShareOption = Annotated[
 ]
 DenseRateOption = Annotated[float | None, typer.Option("--dense-rate-fps", help="Most frames a second in key spans.")]
 KeyframeWidthOption = Annotated[
-    float | None, typer.Option("--keyframe-width-s", help="Seconds of film around a keyframe.")
+    float | None, typer.Option("--keyframe-width-s", help="Seconds of video around a keyframe.")
 ]
 FreeEventOption = Annotated[
     bool,
     typer.Option("--free-event", help="Decode the event without its grammar, to measure parsing."),
 ]
-EventsOption = Annotated[tuple[int, int], typer.Option("--events", help="Fewest and most events of a film.")]
+EventsOption = Annotated[tuple[int, int], typer.Option("--events", help="Fewest and most events of a video.")]
 EventShareOption = Annotated[
-    tuple[float, float], typer.Option("--event-share", help="Shortest and longest event, share of the film.")
+    tuple[float, float], typer.Option("--event-share", help="Shortest and longest event, share of the video.")
 ]
 
 
@@ -52,6 +52,6 @@ def load_reasoner(model: str, device: str, encoder: str | None, free_event: bool
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    from videoreasoner.reasoner import Reasoner
+    from videoreasoner.inference.reasoner import Reasoner
 
     return Reasoner.from_pretrained(model, device=device, encoder=encoder, constrain_event=not free_event, **settings)

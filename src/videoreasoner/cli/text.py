@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from videoreasoner.evidence import Answer
+from videoreasoner.inference.answer import Answer
 from videoreasoner.tasks import Task, parse_thought
 
 _WIDTH = 60
@@ -12,7 +12,7 @@ _TEXT_WIDTH = 100
 
 
 def timeline(answer: Answer, width: int = _WIDTH) -> list[str]:
-    """Three lines over the film's length: event, keyframes, and frames seen (`:` sparse, `#` dense)."""
+    """Three lines over the video's length: event, keyframes, and frames seen (`:` sparse, `#` dense)."""
 
     def cell(time_s: float) -> int:
         return min(width - 1, max(0, int(time_s / answer.duration_s * width)))

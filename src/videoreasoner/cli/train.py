@@ -48,7 +48,7 @@ def cold_start(
 
     read = load(recipe, ColdStartRecipe, changes, video_root)
     if dry_run:
-        from videoreasoner.training.dry_run import Hardware, dry_run_report
+        from videoreasoner.training.planning.dry_run import Hardware, dry_run_report
 
         typer.echo(dry_run_report(read, Hardware(devices, strategy, device_gb, rows_per_second)))
         return
@@ -78,17 +78,17 @@ def grpo(
     On several devices: accelerate launch --config_file recipes/accelerate/zero2.yaml -m videoreasoner train grpo
     RECIPE.yaml, or torchrun --nproc-per-node 8 -m videoreasoner train grpo RECIPE.yaml.
     """
-    from videoreasoner.training.grpo_recipe import GrpoRecipe
+    from videoreasoner.training.grpo.recipe import GrpoRecipe
 
     read = load(recipe, GrpoRecipe, changes, video_root)
     if dry_run:
-        from videoreasoner.training.dry_run import Hardware
-        from videoreasoner.training.grpo_dry_run import grpo_dry_run_report
+        from videoreasoner.training.planning.dry_run import Hardware
+        from videoreasoner.training.planning.grpo_dry_run import grpo_dry_run_report
 
         typer.echo(grpo_dry_run_report(read, Hardware(devices, strategy, device_gb, rows_per_second)))
         return
     quiet()
-    from videoreasoner.training.grpo_start import train_grpo
+    from videoreasoner.training.grpo.setup import train_grpo
 
     folder = train_grpo(read, overwrite)
     if os.environ.get("RANK", "0") == "0":

@@ -1,1 +1,1 @@
-"""Engines run a model over a film: the protocol, and the local one on transformers."""
+"""Engines run a model over a video: the protocol, and the local one on transformers."""

@@ -49,7 +49,7 @@ class Reply:
 
 
 class ClipSession(Protocol):
-    """One film under one model. Work on it is kept for as long as the session lives.
+    """One video under one model. Work on it is kept for as long as the session lives.
 
     Attributes:
         seconds: time spent in each stage so far.
@@ -73,7 +73,7 @@ class ClipSession(Protocol):
             True time and uint8[H, W, 3] of the frame at each of `also_s`, in the order of time.
 
         Raises:
-            VideoError: the film holds no usable frame.
+            VideoError: the video holds no usable frame.
         """
         ...
 
@@ -90,7 +90,7 @@ class ClipSession(Protocol):
         has at most `settings.max_tokens(task)` tokens.
 
         Raises:
-            VideoError: the film holds no usable frame.
+            VideoError: the video holds no usable frame.
         """
         ...
 

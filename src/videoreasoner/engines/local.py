@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from videoreasoner.engines.engine import Completion, Reply
-from videoreasoner.fingerprint import hash_checkpoint
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.models.clip_features import ClipFeatures, EncodedClip
 from videoreasoner.models.decoding import TreeDecoder
-from videoreasoner.models.forest import Leaf
 from videoreasoner.models.grammar import TokenTrie, event_grammar
 from videoreasoner.models.prompt_tree import ROOT
+from videoreasoner.models.tree_decoder import Leaf
 from videoreasoner.settings import Settings
-from videoreasoner.stopwatch import Stopwatch
 from videoreasoner.tasks import Task
+from videoreasoner.utils.hashing import hash_checkpoint
+from videoreasoner.utils.stopwatch import Stopwatch
 from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import FramePlan
 
@@ -69,7 +69,7 @@ class LocalEngine:
 
 
 class LocalClipSession:
-    """One film: its pair features, and the prefilled trunk of the uniform pass."""
+    """One video: its pair features, and the prefilled trunk of the uniform pass."""
 
     def __init__(self, engine: LocalEngine, video: VideoReader) -> None:
         self.engine = engine

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 
 from videoreasoner.errors import CheckpointError, SettingError
-from videoreasoner.models.encoding import PromptEncoder
 from videoreasoner.models.event_tokens import add_event_tokens
+from videoreasoner.models.prompt_encoder import PromptEncoder
 from videoreasoner.settings import Settings
 from videoreasoner.video.patches import PatchSettings
 

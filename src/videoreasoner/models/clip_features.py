@@ -1,7 +1,7 @@
-"""Features of a film's frame pairs, each computed once.
+"""Features of a video's frame pairs, each computed once.
 
 Qwen-VL's vision attention never crosses temporal patches, so the feature of a pair depends on that pair alone: what
-one pass encoded serves every later pass over the same film, bit for bit.
+one pass encoded serves every later pass over the same video, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videoreasoner.models.positions import ClipTokens, temporal_indices
-from videoreasoner.stopwatch import Stopwatch
+from videoreasoner.utils.stopwatch import Stopwatch
 from videoreasoner.video.patches import PatchSettings, patchify, resize
 from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import PAIR, FramePlan
@@ -27,7 +27,7 @@ _PAIRS_AT_ONCE = 32
 
 @dataclass(frozen=True, eq=False)
 class EncodedClip:
-    """What a language model gets of a film.
+    """What a language model gets of a video.
 
     Attributes:
         features: float[P * H * W, D], one row a visual token.
@@ -48,7 +48,7 @@ class _Pair:
 
 @dataclass
 class ClipFeatures:
-    """The pair features of one film under one model, filled as passes ask for them.
+    """The pair features of one video under one model, filled as passes ask for them.
 
     Attributes:
         frames_decoded, pairs_encoded: how much work was done so far.
@@ -70,7 +70,7 @@ class ClipFeatures:
         """Features of the plan's pairs; only pairs that no earlier plan had are decoded and encoded.
 
         Raises:
-            VideoError: the film holds no usable frame, or its frames are absurdly long and thin.
+            VideoError: the video holds no usable frame, or its frames are absurdly long and thin.
         """
         wanted = [tuple(pair) for pair in plan.pairs_s.tolist()]
         new = [pair for pair in dict.fromkeys(wanted) if pair not in self._pairs]
@@ -85,7 +85,7 @@ class ClipFeatures:
         )
 
     def decode_ahead(self, plan: FramePlan, also_s: NDArray[np.float64]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        """Decode the plan's new frames, and on the way those that someone else wants: one run through the film.
+        """Decode the plan's new frames, and on the way those that someone else wants: one run through the video.
 
         Args:
             also_s: float64[T], seconds, each once.
@@ -95,7 +95,7 @@ class ClipFeatures:
             kept for `encode`.
 
         Raises:
-            VideoError: the film holds no usable frame.
+            VideoError: the video holds no usable frame.
         """
         mine = {t for pair in plan.pairs_s.tolist() if tuple(pair) not in self._pairs for t in pair} - set(self._ahead)
         others = set(also_s.tolist())
@@ -116,7 +116,7 @@ class ClipFeatures:
     def _encode(self, pairs: Sequence[tuple[float, ...]]) -> None:
         wanted = [time_s for pair in pairs for time_s in pair]
         with self.stopwatch.stage("decode"):
-            # Resized one by one: a hundred frames of a 4K film would not fit into memory together.
+            # Resized one by one: a hundred frames of a 4K video would not fit into memory together.
             missing = [time_s for time_s in wanted if time_s not in self._ahead]
             decoded = map(self._resized, self.video.iter_frames_at(missing)) if missing else iter(())
             frames = [self._ahead[time_s] if time_s in self._ahead else next(decoded) for time_s in wanted]

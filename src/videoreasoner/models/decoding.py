@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from videoreasoner.models.forest import Forest, Leaf, Pick, greedy
 from videoreasoner.models.prompt_tree import PromptTree, Trunk
+from videoreasoner.models.tree_decoder import Forest, Leaf, Pick, greedy
 
 
 class TreeDecoder:

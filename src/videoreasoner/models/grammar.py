@@ -1,6 +1,6 @@
 """What a branch may write: a set of texts, as a tree of token ids.
 
-With the event grammar every completion of the event branch is a readable, non-empty interval inside the film.
+With the event grammar every completion of the event branch is a readable, non-empty interval inside the video.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
-from videoreasoner.models.encoding import PromptEncoder
+from videoreasoner.models.prompt_encoder import PromptEncoder
 from videoreasoner.tasks import EVENT_END, EVENT_START, Task
 
 

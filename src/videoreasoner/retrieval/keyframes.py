@@ -1,4 +1,4 @@
-"""Key elements to keyframes: which moment of the film matches each word best.
+"""Key elements to keyframes: which moment of the video matches each word best.
 
 The method of the paper (section "Inference"; reference/data-and-benchmarks.md, 1.9): frames at one
 per second, features averaged over short segments, the best segment for each of the first eight key
@@ -49,12 +49,12 @@ def retrieval_times(
     max_frames: int = 768,
     key_times_s: Sequence[float] | NDArray[np.float64] = (),
 ) -> NDArray[np.float64]:
-    """The times of the frames to search: the centres of equal slots of the film.
+    """The times of the frames to search: the centres of equal slots of the video.
 
     Args:
-        duration_s: length of the film in seconds.
-        rate_fps: frames per second, not exceeded unless the film is shorter than one slot.
-        max_frames: most frames; a longer film is sampled more sparsely.
+        duration_s: length of the video in seconds.
+        rate_fps: frames per second, not exceeded unless the video is shorter than one slot.
+        max_frames: most frames; a longer video is sampled more sparsely.
         key_times_s: when key frames are shown, ascending, seconds; each time moves onto the key frame nearest to it
             in its own slot, if there is one (see `videoreasoner.video.sampling.on_key_frames`).
 
@@ -135,8 +135,8 @@ def select_keyframes(
 ) -> list[Keyframe]:
     """The best segment for each key element.
 
-    A segment's span reaches half-way to the frames sampled before and after it, or to the film's
-    beginning and end: the spans of all segments cover the film once. Equally good segments: the
+    A segment's span reaches half-way to the frames sampled before and after it, or to the video's
+    beginning and end: the spans of all segments cover the video once. Equally good segments: the
     earliest is taken.
 
     Args:
@@ -146,7 +146,7 @@ def select_keyframes(
         elements: E key elements; repeated and blank ones are dropped, then the first kept.
         segment_frames: frames whose features are averaged.
         max_elements: how many elements to look for.
-        duration_s: length of the film in seconds.
+        duration_s: length of the video in seconds.
 
     Returns:
         One keyframe for each element looked for, highest score first.
@@ -217,7 +217,7 @@ def _edges(times_s: NDArray[np.float64], count: int, duration_s: float) -> NDArr
     # Written so that a time that is not a number is refused too.
     if not (times_s[0] >= 0 and times_s[-1] <= duration_s and (np.diff(times_s) >= 0).all()):
         raise ValueError(f"times_s must not decrease and must lie in [0, {duration_s}]")
-    # A film with few frames gives the same frame for two wanted times: they share one stretch.
+    # A video with few frames gives the same frame for two wanted times: they share one stretch.
     distinct, position = np.unique(times_s, return_inverse=True)
     borders = np.concatenate([[0.0], (distinct[:-1] + distinct[1:]) / 2, [duration_s]])
     return np.stack([borders[position], borders[position + 1]], axis=1)

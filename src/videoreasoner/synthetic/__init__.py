@@ -1,1 +1,1 @@
-"""Synthetic films with exact truth: the demo, the test fixture and the tiny model's training world."""
+"""Synthetic videos with exact truth: the demo, the test fixture and the tiny model's training world."""

@@ -52,7 +52,7 @@ class Question:
 
     @property
     def visible_for(self) -> tuple[float, float]:
-        """When what is asked can be seen, as shares of the film."""
+        """When what is asked can be seen, as shares of the video."""
         if self.kind in ("flash", "digit"):
             return self.event.detail_start, self.event.detail_end
         return self.event.start, self.event.end
@@ -82,7 +82,7 @@ def ask(rng: np.random.Generator, world: World, event: Event, split: Split, choi
 
 
 def caption(world: World) -> str:
-    """A dense caption of the film: every event with its time, for pretraining."""
+    """A dense caption of the video: every event with its time, for pretraining."""
     return " ".join(_sentence(world, event, detailed=True) for event in world.events)
 
 

@@ -1,7 +1,7 @@
-"""Worlds: what happens in a synthetic film, and how any instant of it looks.
+"""Worlds: what happens in a synthetic video, and how any instant of it looks.
 
 Objects of one shape and one colour enter one after another, move and leave: each stay is an
-*event*. Once during its event an object shows a *detail* for a small share of the film: it turns
+*event*. Once during its event an object shows a *detail* for a small share of the video: it turns
 another colour and carries a black dot, or shows a digit. Grey distractors drift about all the
 time. Pure, seeded, no files.
 """
@@ -45,7 +45,7 @@ Subset = Literal["train", "held_out"]
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """What a random world is drawn from. Shares are of the film's length.
+    """What a random world is drawn from. Shares are of the video's length.
 
     Attributes:
         events: fewest and most events; their objects differ in colour and in shape, so at most
@@ -76,7 +76,7 @@ class WorldSettings:
         if most * shortest + (most - 1) * self.gap_share > 0.95:
             raise SettingError(
                 f"{most} events of at least {shortest:g} and gaps of {self.gap_share:g} do not "
-                "fit into a film; ask for fewer or shorter ones"
+                "fit into a video; ask for fewer or shorter ones"
             )
         if not 0 < self.detail_share <= shortest / 2:
             raise SettingError(
@@ -88,7 +88,7 @@ class WorldSettings:
 
 @dataclass(frozen=True)
 class Event:
-    """One object's stay. Times are shares of the film, places shares of the frame."""
+    """One object's stay. Times are shares of the video, places shares of the frame."""
 
     start: float
     end: float
@@ -103,7 +103,7 @@ class Event:
 
 @dataclass(frozen=True)
 class World:
-    """All that happens in one film."""
+    """All that happens in one video."""
 
     events: tuple[Event, ...]
     background: tuple[int, int, int]
@@ -171,7 +171,7 @@ def _stays(rng: np.random.Generator, count: int, settings: WorldSettings) -> lis
 
 
 def render(world: World, times: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
-    """How the film looks at the given shares of its length: uint8[T, size, size, 3]."""
+    """How the video looks at the given shares of its length: uint8[T, size, size, 3]."""
     frames = np.empty((len(times), size, size, 3), np.uint8)
     frames[:] = world.background
     axis = ((np.arange(size) + 0.5) / size).astype(np.float32)

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from videoreasoner.training.dataset import TASKS
+from videoreasoner.training.data.dataset import TASKS
 from videoreasoner.training.recipe import ColdStartRecipe
-from videoreasoner.training.start import carry_out, prepare, progress
-from videoreasoner.training.trainer import TreeTrainer
+from videoreasoner.training.runtime.setup import carry_out, prepare, progress
+from videoreasoner.training.runtime.trainer import TreeTrainer
 
 _MODEL_INPUTS = (
     "input_ids", "position_ids", "attention_mask", "mm_token_type_ids", "pixel_values_videos", "video_grid_thw",

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from videoreasoner.errors import SettingError
 from videoreasoner.tasks import Task
-from videoreasoner.validation import explain_one
+from videoreasoner.utils.validation import explain_one
 from videoreasoner.video.sampling import PAIR
 
 Positive = Annotated[int, Field(ge=1)]

@@ -15,7 +15,7 @@ class Frames:
 
     Attributes:
         pixels: uint8[T, H, W, 3], RGB, upright (rotation applied).
-        times_s: float64[T], seconds since the first frame of the film.
+        times_s: float64[T], seconds since the first frame of the video.
     """
 
     pixels: NDArray[np.uint8]

@@ -103,7 +103,7 @@ def resized_size(height: int, width: int, settings: PatchSettings) -> tuple[int,
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise VideoError(
             f"frames of {width}x{height} pixels are more than {MAX_ASPECT_RATIO} times as long as wide; "
-            "crop or pad the film first"
+            "crop or pad the video first"
         )
     factor = settings.factor
     new_height, new_width = round(height / factor) * factor, round(width / factor) * factor

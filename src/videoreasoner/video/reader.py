@@ -1,4 +1,4 @@
-"""What a film that can be looked into does: the interface that every decoder back end fits behind."""
+"""What a video that can be looked into does: the interface that every decoder back end fits behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Times = Sequence[float] | NDArray[np.float64]
 
 
 class VideoReader(Protocol):
-    """A film: `VideoFile` in this process, `GuardedVideoFile` in another; a back end of your own fits as well.
+    """A video: `VideoFile` in this process, `GuardedVideoFile` in another; a back end of your own fits as well.
 
     Time 0 is when the first frame is shown; times and frames mean what they mean for `VideoFile`. A source that
     cannot be used is a VideoError whose one line names it.

@@ -1,4 +1,4 @@
-"""Which times of a film to look at: from (duration, budget, key spans) to pairs of times. Pure.
+"""Which times of a video to look at: from (duration, budget, key spans) to pairs of times. Pure.
 
 Qwen-VL's vision tower merges two neighbouring frames into one temporal patch, so the unit of
 sampling is the *pair*: two times that follow each other with no other sampled time between them.
@@ -51,7 +51,7 @@ class SamplingSettings:
     Attributes:
         frame_budget: most frames a pass may look at.
         sparse_rate_fps: most frames a second of the uniform grid, to the nearest whole frame; a
-            film never gets less than one pair.
+            video never gets less than one pair.
         dense_share: share of the budget that may go into key spans; unless it is 0, at least one
             pair.
         dense_rate_fps: most frames a second inside key spans, to the next whole pair; a key span
@@ -84,16 +84,16 @@ def _grid(start_s: float, end_s: float, pairs: int) -> NDArray[np.float64]:
 
 def _check_duration(duration_s: float) -> None:
     if not (math.isfinite(duration_s) and duration_s > 0):
-        raise SettingError(f"a film needs a positive duration, not {duration_s} s")
+        raise SettingError(f"a video needs a positive duration, not {duration_s} s")
 
 
 def uniform_plan(
     duration_s: float, settings: SamplingSettings, key_times_s: Sequence[float] | NDArray[np.float64] = ()
 ) -> FramePlan:
-    """The sparse pass: the whole film at one rate, at most `sparse_rate_fps`, within the budget.
+    """The sparse pass: the whole video at one rate, at most `sparse_rate_fps`, within the budget.
 
     Args:
-        duration_s: length of the film in seconds.
+        duration_s: length of the video in seconds.
         settings: how the budget is spent.
         key_times_s: when key frames are shown, in seconds: see `on_key_frames`. Without, the grid is even.
 
@@ -115,11 +115,11 @@ def on_key_frames(
 
     Each moves onto the key frame nearest to it within its own slot, that is by at most half the distance to its
     neighbours; one without a key frame in its slot stays. So there are as many distinct times as before, in the same
-    order, and they cover the film as evenly.
+    order, and they cover the video as evenly.
 
     Args:
-        centres_s: float64[T], seconds: the centres of T equal slots of the film.
-        duration_s: length of the film in seconds.
+        centres_s: float64[T], seconds: the centres of T equal slots of the video.
+        duration_s: length of the video in seconds.
         key_times_s: when key frames are shown, seconds, in any order.
     """
     moved, distance = centres_s.copy(), np.full(len(centres_s), np.inf)
@@ -141,7 +141,7 @@ def focus_plan(
 
     Dense frames take at most `dense_share` of the budget and at most `dense_rate_fps`; when the key
     spans leave fewer sparse pairs than the rest of the budget could hold, dense pairs may take that
-    rest, so that a key span that covers the film never gets fewer frames than a plain uniform pass.
+    rest, so that a key span that covers the video never gets fewer frames than a plain uniform pass.
     When there are more key spans than dense pairs, the longest are served and the others keep their
     pairs of the uniform grid. The dense time nearest to each keyframe is moved onto it: what the
     text-image encoder found is among what the model sees.
@@ -169,7 +169,7 @@ def focus_plan(
     served = [(span, count) for span, count in zip(spans, counts, strict=True) if count > 0]
     outside = _outside(uniform, [span for span, _ in served])
     sparse = uniform.pairs_s[_spread(outside, budget_pairs - dense_pairs)]
-    # The film ends before its duration: no frame is on screen at that very time.
+    # The video ends before its duration: no frame is on screen at that very time.
     keyframes_s = [time_s for time_s in keyframe_times_s if time_s < duration_s]
     dense = np.concatenate(
         [_anchored(_grid(span.start_s, span.end_s, count), keyframes_s, span) for span, count in served]

@@ -1,0 +1,1 @@
+"""The claims of the paper, tested at small scale."""

@@ -1,0 +1,132 @@
+"""Plots of a reproduction, as PNG files whose bytes follow from the result files and matplotlib's version."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from experiments.reproduction.recipe import Kind, Mode, Split
+from experiments.reproduction.results import Results
+from videoreasoner.errors import MissingExtraError
+from videoreasoner.utils.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which also people see apart who see few colours; and each line has a mark of its own.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "<")
+_MODES: dict[Mode, tuple[str, str, float]] = {
+    "direct": ("#E69F00", "s", -0.17), "focus": ("#0072B2", "o", 0.17), "think": ("#CC79A7", "D", 0.0),
+}  # fmt: skip
+_SCORES: tuple[tuple[str, str, Split], ...] = (
+    ("answer", "plain: best option is right, %", "plain"),
+    ("answer", "detail: best option is right, %", "detail"),
+    ("event_iou", "event: mean IoU, %", "all"),
+    ("answer_written", "plain: written answer is right, %", "plain"),
+    ("answer_written", "detail: written answer is right, %", "detail"),
+)
+_CURVES: tuple[tuple[Kind, str, str], ...] = (
+    ("grpo", "reward/event_iou", "GRPO, reward: IoU of the event"),
+    ("grpo", "reward/accuracy", "GRPO, reward: accuracy of the answer"),
+    ("grpo", "kl", "GRPO: KL divergence from the start"),
+    ("grpo", "parse_rate", "GRPO: share of rollouts that can be read"),
+    ("cold-start", "loss", "supervised: loss, nats a token"),
+    ("cold-start", "parse_rate", "supervised: share of outputs that can be read"),
+)
+_DPI = 90
+# Enough to keep every line in its colour, and half the bytes.
+_PALETTE = 256
+
+
+def need_matplotlib() -> None:
+    """Raises MissingExtraError where matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("plots need matplotlib: pip install 'videoreasoner[plots]'")
+
+
+def is_measured(mode: Mode, metric: str) -> bool:
+    """Whether a mode has the metric: a text chain scores no options, so that its `answer` is the written one."""
+    return not (mode == "think" and metric == "answer")
+
+
+def plot_scores(results: Results, path: Path) -> None:
+    """Right answers and event IoU of every arm and mode, with their 95 % intervals."""
+    figure, [*axes, for_legend] = _figure(2, 3, (12, 2 * (1.0 + 0.36 * len(results.arms))))
+    names = list(results.arms)
+    for place, (axis, (metric, title, split)) in enumerate(zip(axes, _SCORES, strict=True)):
+        for mode, (colour, mark, shift) in _MODES.items():
+            found = [(row, results.values(name, mode, metric, split)) for row, name in enumerate(names)]
+            rows = [(row, results.estimate(values, split)) for row, values in found if values is not None]
+            if not rows or not is_measured(mode, metric):
+                continue
+            means = 100 * np.array([e.mean for _, e in rows])
+            lengths = 100 * np.array([[e.mean - e.low for _, e in rows], [e.high - e.mean for _, e in rows]])
+            at = [row + shift for row, _ in rows]
+            # A mean of shares may lie a rounding error outside its interval.
+            axis.errorbar(means, at, xerr=lengths.clip(0), fmt=mark, color=colour, capsize=3, label=mode)
+        axis.set_title(title, fontsize=11)
+        axis.set_yticks(range(len(names)), [textwrap.fill(results.recipe.arms[name].title, 24) for name in names])
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_xlim(-3, 103)
+        axis.tick_params(labelleft=place % 3 == 0)
+        axis.grid(axis="x", alpha=0.3)
+    for_legend.axis("off")
+    for_legend.legend(*axes[-1].get_legend_handles_labels(), loc="center")
+    _save(figure, path)
+
+
+def plot_curves(results: Results, path: Path) -> None:
+    """Rewards, divergence, loss and parse rate over the steps: the mean over seeds, and what they lie between."""
+    figure, axes = _figure(3, 2, (11, 10))
+    trained = {name: arm for name, arm in results.recipe.arms.items() if arm.train is not None}
+    handles: dict[str, Any] = {}
+    for axis, (kind, key, title) in zip(axes, _CURVES, strict=True):
+        for number, name in enumerate(trained):
+            curves = [c for c in results.arms[name].curves if key in c.values]
+            if curves and trained[name].train == kind:
+                colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
+                handles[name] = _draw(axis, [c.step for c in curves], [c.values[key] for c in curves], colour, mark)
+        axis.set_title(title, fontsize=11)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    names = [name for name in trained if name in handles]
+    titles = [trained[name].title for name in names]
+    figure.legend([handles[name] for name in names], titles, loc="outside lower center", ncols=3)
+    _save(figure, path)
+
+
+def _draw(axis: Axes, steps: Sequence[Any], values: Sequence[Any], colour: str, mark: str) -> Any:
+    shown = [~np.isnan(np.array(line, dtype=float)) for line in values]
+    kept = np.logical_and.reduce(shown)
+    lines = np.array(values, dtype=float)[:, kept]
+    at = np.array(steps[0], dtype=float)[kept]
+    if len(lines) > 1:
+        axis.fill_between(at, lines.min(axis=0), lines.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    every = max(1, len(at) // 8)
+    [line] = axis.plot(at, lines.mean(axis=0), color=colour, marker=mark, markevery=every, markersize=5, linewidth=1.4)
+    return line
+
+
+def _figure(lines: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    need_matplotlib()
+    # Not through pyplot, which would keep figures and look for a display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    return figure, list(np.ravel(figure.subplots(lines, columns)))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    with replacing(path) as partial, Image.open(drawn) as image:
+        image.convert("RGB").quantize(_PALETTE, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)

@@ -1,0 +1,125 @@
+"""Held-out synthetic videos as a benchmark: combinations and seeds that no training uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from videoreasoner.benchmarks.scores import answer_scores, event_scores, key_element_scores
+from videoreasoner.errors import SettingError
+from videoreasoner.rows import Row
+from videoreasoner.spans import Span, best_iou
+from videoreasoner.synthetic.questions import Split
+from videoreasoner.synthetic.videos import SETTINGS_FILE, SPLITS, VideoSettings, make_videos, video_world
+from videoreasoner.utils.hashing import hash_data, hash_rows
+
+# Seeds of videos that are evaluated on start here; training stays below.
+FIRST_HELD_OUT_SEED = 20_000_000
+DEFAULT_SEED = 20_261_124
+
+# The stretch that a guesser who looks at nothing would name; a yardstick for the event metrics.
+_MIDDLE = (0.35, 0.65)
+
+
+@dataclass(frozen=True)
+class VideoBenchmark:
+    """Questions about synthetic videos; see `Benchmark`."""
+
+    name: str
+    rows: tuple[Row, ...]
+    video_root: Path
+    data_hash: str
+
+    def scores(self, row: Row, answer: Mapping[str, Any]) -> dict[str, float]:
+        """What any row allows, and two metrics that need a video's exact truth.
+
+        `evidence_seen`: a frame of the final pass falls into the time when what is asked for can be seen.
+        `event_iou_middle`: what the middle 30 % of the video would score as the event.
+        """
+        scores = {**answer_scores(row, answer), **event_scores(row, answer), **key_element_scores(row, answer)}
+        extra = row.model_extra or {}
+        start, end = extra["visible_s"]
+        scores["evidence_seen"] = float(any(start <= frame["time_s"] < end for frame in answer["frames"]))
+        if "event_iou" in scores:
+            middle = Span.from_ratios(*_MIDDLE, answer["duration_s"])
+            scores["event_iou_middle"] = best_iou(middle, row.event or [])
+        return scores
+
+    def groups(self, row: Row) -> dict[str, str]:
+        """Key -> value, as the row says under `groups`."""
+        return dict((row.model_extra or {})["groups"])
+
+
+def held_out_settings(seed: int = DEFAULT_SEED, **settings: Any) -> VideoSettings:
+    """Settings of held-out videos: `VideoSettings` with its other fields as given.
+
+    Raises:
+        SettingError: the seed is one that training may use, or another value makes no sense.
+    """
+    if seed < FIRST_HELD_OUT_SEED:
+        raise SettingError(
+            f"--seed {seed} may have been trained on; seeds of held-out videos start at {FIRST_HELD_OUT_SEED:,}"
+        )
+    return VideoSettings(seed=seed, subset="held_out", **settings)
+
+
+def synthetic_benchmark(
+    videos_dir: Path,
+    videos: int,
+    settings: VideoSettings,
+    splits: Sequence[Split] = SPLITS,
+    questions_per_split: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> VideoBenchmark:
+    """The questions of some splits about the first videos of a seed, grouped by split and number of events.
+
+    Videos are made in a folder of their own under `videos_dir`, named by their settings, and reused by every call that
+    wants them, whatever it asks about them.
+
+    Raises:
+        SettingError: a value makes no sense. VideoError: a video cannot be written.
+    """
+    folder, rows = made_videos(videos_dir, videos, settings, splits, questions_per_split, progress)
+    counts = [str(len(video_world(settings, number).events)) for number in range(videos)]
+    grouped = []
+    for number, row in rows:
+        groups = {"split": (row.model_extra or {})["split"], "events": counts[number]}
+        grouped.append(row.model_copy(update={"groups": groups}))
+    return VideoBenchmark("synthetic", tuple(grouped), folder, hash_rows(grouped, folder))
+
+
+def made_videos(
+    videos_dir: Path,
+    videos: int,
+    settings: VideoSettings,
+    splits: Sequence[Split],
+    questions_per_split: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Path, list[tuple[int, Row]]]:
+    """The first videos of a seed, made where they are missing.
+
+    Returns:
+        Their folder, and (number of the video, row) for each question of the splits.
+    """
+    if videos < 1:
+        raise SettingError(f"videos is {videos}; ask for at least 1")
+    content = hash_data([asdict(settings), questions_per_split])
+    folder = videos_dir / f"s{settings.seed}-{settings.duration_s:g}s-{settings.size}px-{content[:8]}"
+    # All splits, so that the next call, for another one, finds them; and a set never shrinks.
+    wanted = max(videos, _videos_there(folder))
+    made = make_videos(folder, wanted, settings, SPLITS, questions_per_split, progress)
+    # Nothing here is asked or scored by it, and what a benchmark's hash is of should be no more than that.
+    rows = [Row.model_validate(row.model_dump(exclude={"reasoning"}, exclude_unset=True)) for row in made]
+    numbered = [(int(Path(row.video).stem), row) for row in rows if (row.model_extra or {})["split"] in splits]
+    return folder, [(number, row) for number, row in numbered if number < videos]
+
+
+def _videos_there(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))["videos"])
+    except (OSError, ValueError, LookupError, TypeError):
+        # Nothing there, or something that `make_videos` will name.
+        return 0

@@ -1,0 +1,96 @@
+"""An answer with its evidence: what was located, what was looked at, how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from videoreasoner import __version__
+from videoreasoner.errors import RowError
+from videoreasoner.retrieval.keyframes import Keyframe
+from videoreasoner.spans import Span
+
+
+@dataclass(frozen=True)
+class FrameUse:
+    """A frame that the final pass saw: its true time, and whether it was sampled densely in a key span."""
+
+    time_s: float
+    dense: bool
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Work done for one question; what an earlier question about the same video had done is not counted again."""
+
+    frames_decoded: int
+    pairs_encoded: int
+    frames_searched: int
+    tokens_in: int
+    tokens_out: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question.
+
+    Attributes:
+        text: the words of the chosen option, or what the model wrote where there is none.
+        choice: letter of the chosen option; None without options, and where a written answer names none of them.
+        confidence: probability of each option letter, normalised over the options; None without options, and in mode
+            `think`, which reads the choice from text.
+        event: the key event, or None when none was located or asked for.
+        key_elements: what the model said has to be seen.
+        keyframes: where each key element was found.
+        key_spans: the merged spans that were looked at densely.
+        frames: what the final pass saw.
+        timing: seconds per stage, and `total`.
+        settings: how the video was looked at: budgets, rates, encoder.
+        notes: what did not go as asked, in sentences; empty when all went well.
+        completions: what the model wrote in each branch, as it wrote it.
+        version: of this package, when the answer was given.
+    """
+
+    video: str
+    question: str
+    options: tuple[str, ...]
+    text: str
+    choice: str | None
+    confidence: dict[str, float] | None
+    event: Span | None
+    key_elements: list[str]
+    keyframes: list[Keyframe]
+    key_spans: list[Span]
+    frames: list[FrameUse]
+    timing: dict[str, float]
+    usage: Usage
+    mode: str
+    model: str
+    duration_s: float
+    settings: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    completions: dict[str, str] = field(default_factory=dict)
+    version: str = __version__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Answer:
+        """The answer that `to_dict` wrote, also after a round trip through JSON; further keys are ignored.
+
+        Raises:
+            RowError: the record is not that of an answer.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(dict(record))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise RowError(
+                f"not the record of an answer ({place}: {first['msg']}); give one of `ask --json`"
+            ) from error

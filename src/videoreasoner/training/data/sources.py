@@ -1,0 +1,167 @@
+"""Rows from files and data sets, with those that cannot be used set aside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+from pydantic import ValidationError
+
+from videoreasoner.errors import MissingExtraError, RowError
+from videoreasoner.rows import Row, read_rows_lenient
+from videoreasoner.tasks import Task
+from videoreasoner.training.recipe import Source
+from videoreasoner.utils.validation import explain
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that is not used.
+
+    Attributes:
+        source: the file or data set.
+        row: its id, or its line where it is not even a row.
+        reason: why, in words.
+        step: the optimizer step that wanted it; 0: found out before the first one.
+    """
+
+    source: str
+    row: str
+    reason: str
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one source.
+
+    Attributes:
+        name: of the source.
+        weight: how often each row comes in an epoch.
+        video_root: relative videos lie here.
+        rows: those that may be used. Whether their videos are there is no matter, so that the order in which a run
+            takes them follows from what is written alone.
+        skipped: those that cannot be, whatever their video holds.
+        absent: those of `rows` whose video is not there now.
+        digest: of the content that was read; another one means other data.
+    """
+
+    name: str
+    weight: float
+    video_root: str | None
+    rows: list[Row]
+    skipped: list[Skipped] = field(default_factory=list)
+    absent: list[Skipped] = field(default_factory=list)
+    digest: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read_source(source: Source, tasks: Sequence[Task], video_root: str | None, number: int = 1) -> Rows:
+    """Read a source. A row that is not valid or supports no task is set aside.
+
+    Rows are told apart by their ids, in logs and in what is sampled for them, so an id that came before gets a number:
+    `a`, `a#2`. A source that is listed again, such as the same file for videos in another folder, gets one likewise.
+
+    Args:
+        number: how often the source has been listed, this time included.
+
+    Raises:
+        RowError: there is no such file, or it holds no row.
+        MissingExtraError: a data set is asked for, and `datasets` is not installed.
+    """
+    root = source.video_root or video_root
+    name = source.name if number == 1 else f"{source.name}#{number}"
+    rows: list[Row] = []
+    skipped: list[Skipped] = []
+    absent: list[Skipped] = []
+    digest = hashlib.sha256()
+    seen: Counter[str] = Counter()
+    for row in _read(source):
+        if isinstance(row, RowError):
+            place, _, reason = str(row).removeprefix(f"{source.name}, ").partition(": ")
+            skipped.append(Skipped(name, place, reason))
+            digest.update(str(row).encode("utf-8", "backslashreplace"))
+            continue
+        digest.update(row.to_json_line().encode())
+        seen[row.id] += 1
+        if seen[row.id] > 1:
+            row = row.model_copy(update={"id": f"{row.id}#{seen[row.id]}"})
+        if not row.tasks() & set(tasks):
+            skipped.append(Skipped(name, row.id, f"supports none of the tasks {', '.join(tasks)}"))
+            continue
+        rows.append(row)
+        path = row.video_path(root)
+        if "://" not in path and not os.path.exists(path):
+            absent.append(Skipped(name, row.id, f"no such video: {path}; check video_root"))
+    return Rows(name, source.weight, root, rows, skipped, absent, digest.hexdigest())
+
+
+def read_sources(
+    sources: Sequence[Source],
+    tasks: Sequence[Task],
+    video_root: str | None,
+    needs_videos: bool = True,
+    needed: Sequence[Task] | None = None,
+) -> list[Rows]:
+    """Read all sources.
+
+    Args:
+        needs_videos: whether there must be a row whose video is there.
+        needed: tasks that some row must support; by default all of `tasks`.
+
+    Raises:
+        RowError: as above, or no row can be used, or none supports one of the tasks.
+    """
+    listed: Counter[str] = Counter()
+    read: list[Rows] = []
+    for source in sources:
+        listed[source.name] += 1
+        read.append(read_source(source, tasks, video_root, listed[source.name]))
+    lost = [item for rows in read for item in (*rows.skipped, *(rows.absent if needs_videos else ()))]
+    if len(lost) == sum(len(rows) + len(rows.skipped) for rows in read):
+        first = lost[0]
+        raise RowError(
+            f"none of the {len(lost)} rows can be used; the first: {first.source}, {first.row}: {first.reason}"
+        )
+    supported = {task for rows in read for row in rows.rows for task in row.tasks()}
+    idle = [str(task) for task in (tasks if needed is None else needed) if task not in supported]
+    if idle:
+        names = ", ".join(rows.name for rows in read)
+        raise RowError(
+            f"{names}: no row supports the task {' or '.join(idle)}; give rows with that field, "
+            "or leave it out of tasks"
+        )
+    return read
+
+
+def _read(source: Source) -> Iterator[Row | RowError]:
+    return read_rows_lenient(source.path) if source.path is not None else _dataset_rows(source)
+
+
+def _dataset_rows(source: Source) -> Iterator[Row | RowError]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(
+            f"data set {source.name}: needs `datasets`; install it with: pip install 'videoreasoner[datasets]'"
+        ) from error
+    try:
+        found = datasets.load_dataset(source.dataset, data_files=source.data_files, split=source.split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise RowError(f"data set {source.name}: cannot be loaded ({error}); check its id and the network") from error
+    for number, content in enumerate(found, 1):
+        try:
+            yield Row.model_validate(content)
+        except ValidationError as error:
+            yield RowError(f"{source.name}, row {number}: {explain(error)}")
+
+
+def skipped_lines(skipped: Sequence[Skipped]) -> str:
+    """Lines of `skipped.jsonl`, in ASCII as those of the other logs."""
+    return "".join(json.dumps(asdict(item)) + "\n" for item in skipped)

@@ -1,0 +1,98 @@
+"""Low-rank adapters: around a model for training, and merged into it afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videoreasoner.errors import MissingExtraError, SettingError
+from videoreasoner.models.checkpoint import load_checkpoint, whole_weights
+from videoreasoner.models.prompt_encoder import PromptEncoder
+from videoreasoner.tasks import EVENT_TOKENS
+from videoreasoner.training.recipe import Lora, Recipe
+
+UNQUANTISED = ("model.visual", "lm_head")
+"""Modules that QLoRA leaves as they are: they lose most, and weigh least. Names begin with one of these."""
+
+
+def quantisation(lora: Lora | None) -> Any:
+    """How base weights are quantised under adapters (QLoRA, arXiv 2305.14314); None: not at all.
+
+    Raises:
+        MissingExtraError: bitsandbytes is not installed.
+        SettingError: there is no GPU.
+    """
+    if lora is None or not lora.load_in_4bit:
+        return None
+    if not torch.cuda.is_available():
+        raise SettingError("lora.load_in_4bit: needs a GPU; take it out to train adapters on plain weights")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "lora.load_in_4bit: needs bitsandbytes; install it with: pip install 'videoreasoner[lora]'"
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=list(UNQUANTISED),
+    )
+
+
+def add_adapters(model: Any, lora: Lora | None, encoder: PromptEncoder, seed: int) -> Any:
+    """The model with adapters; without `lora`, the model itself.
+
+    The embeddings of the two event tokens are trained too, and nothing else of the vocabulary: the model has to learn
+    what they mean, and a whole embedding matrix would be most of what is trained.
+
+    Raises:
+        MissingExtraError: peft is not installed.
+        SettingError: no layer has a name that `target_modules` means.
+    """
+    if lora is None:
+        return model
+    peft = _peft()
+    ids = [encoder.ids[token] for token in EVENT_TOKENS]
+    trained = {"embed_tokens": ids}
+    if not model.config.tie_word_embeddings:
+        trained["lm_head"] = ids
+    config = peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=lora.target_modules,
+        trainable_token_indices=trained,
+        task_type="CAUSAL_LM",
+    )
+    # Initial adapters are drawn, so that every start and every process draws the same.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            with whole_weights():
+                return peft.get_peft_model(model, config)
+        except ValueError as error:
+            raise SettingError(f"lora: {error}") from error
+
+
+def merged_model(recipe: Recipe, adapter: Path) -> Any:
+    """The model of a recipe with trained adapters merged into its weights, on the CPU.
+
+    Base weights are loaded again: merging into quantised ones would lose what the adapters learned.
+    """
+    base = load_checkpoint(recipe.model_name_or_path, device="cpu", dtype=getattr(torch, recipe.dtype))
+    with whole_weights():
+        return _peft().PeftModel.from_pretrained(base.model, adapter).merge_and_unload()
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingExtraError("lora: needs peft; install it with: pip install 'videoreasoner[lora]'") from error
+    return peft

@@ -1,0 +1,1 @@
+"""Exact frames by PyAV."""

@@ -1,0 +1,273 @@
+"""Decoding any frame of any video, and checking that it is the right one; what is wrong with the video is noted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from videoreasoner.errors import VideoError
+from videoreasoner.video.pyav import plan
+from videoreasoner.video.pyav.index import FrameIndex, packets, scan
+from videoreasoner.video.pyav.opening import open_stream, packets_from
+from videoreasoner.video.pyav.runs import is_whole
+
+TIMES_LISTED = 5
+
+
+class Picture(NamedTuple):
+    """A decoded frame and its presentation stamp, in ticks of the video's `FrameIndex`."""
+
+    stamp: int
+    frame: VideoFrame
+
+
+class _MisledError(Exception):
+    """What the decoder assumed about the video is wrong, is now corrected; begin again."""
+
+
+class Decoder:
+    """Finds frames of one video by their position in its frame table.
+
+    It decodes forward from key frames and goes by the presentation stamps of what comes out,
+    not by what the table promises.
+
+    Args:
+        source: a path or URL.
+        threads: how many of FFmpeg's own threads may decode.
+
+    Raises:
+        VideoError: the source cannot be opened, or has no video stream.
+    """
+
+    def __init__(self, source: str, threads: int = 1) -> None:
+        self.name = source
+        self._threads = threads
+        self._trouble: dict[str, set[int | None]] = {}
+        self._index: FrameIndex | None = None
+        self._is_closed = False
+        self._first_stamp: int | None = None
+        # Decoding several frames at once is fast, but reports errors late and loses frames
+        # around them; a video with an error goes on without.
+        self._decodes_ahead = True
+        self._container, self._stream = self._open()
+        self._run: Iterator[Picture] = iter(())
+        self._begun = 0
+        self._held: Picture | None = None
+        self._ahead: Picture | None = None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._run = iter(())
+        self._held = self._ahead = None
+        self._container.close()
+        self._is_closed = True
+
+    def first_frame(self) -> VideoFrame:
+        """The first frame that can be decoded.
+
+        Raises:
+            VideoError: none can.
+        """
+        while True:
+            try:
+                frame = next(self._frames(self._read(packets(self._container, self._stream))), None)
+                break
+            except _MisledError:
+                self._reopen()
+        if frame is None:
+            reasons = " ".join(self.problems()) or "It lists no frame."
+            raise VideoError(f"{self.name}: no frame can be decoded; get an undamaged copy. {reasons}")
+        self._first_stamp = frame.pts
+        return frame
+
+    @property
+    def index(self) -> FrameIndex:
+        """The frame table, read from the file at first use.
+
+        Raises:
+            VideoError: it is empty.
+            ValueError: the video has been closed before the first use.
+        """
+        if self._index is None:
+            self.check_open()
+            container, stream = self._open()
+            with container:
+                index, problems = scan(container, stream, self._first_stamp)
+            for problem in problems:
+                self._note(problem)
+            if not len(index.stamps):
+                raise VideoError(f"{self.name}: it lists no frame; get an undamaged copy.")
+            self._index = index
+        return self._index
+
+    def seconds(self, stamp: int) -> float:
+        """Seconds from the first shown frame to `stamp`."""
+        return float(self.index.seconds(np.array([stamp]))[0])
+
+    def problems(self) -> list[str]:
+        """What could not be read or decoded so far, one sentence for each kind of trouble."""
+        return [
+            what.replace("{at}", self._at({stamp for stamp in stamps if stamp is not None}))
+            for what, stamps in self._trouble.items()
+        ]
+
+    def find(self, position: int) -> Picture:
+        """The frame at a position of the table.
+
+        Returns:
+            That frame; if it cannot be decoded, the nearest earlier frame that can, failing
+            that the nearest later one.
+
+        Raises:
+            VideoError: nothing can be decoded any more.
+            ValueError: the video has been closed.
+        """
+        self.check_open()
+        wanted = int(self.index.stamps[position])
+        while True:
+            try:
+                picture = self._find(wanted)
+                break
+            except _MisledError:
+                self._reopen()
+        if picture is None:
+            raise VideoError(f"{self.name}: no frame can be decoded any more; has it changed?")
+        if picture.stamp != wanted:
+            self._note("No frame{at} could be decoded; the nearest one that can is shown.", wanted)
+        elif picture.frame.is_corrupt:
+            self._note("The picture{at} is damaged and shows errors.", wanted)
+        return picture
+
+    def check_open(self) -> None:
+        """Raises:
+        ValueError: the video has been closed.
+        """
+        if self._is_closed:
+            raise ValueError(f"{self.name} has been closed; open it again")
+
+    def _find(self, wanted: int) -> Picture | None:
+        key = self.index.key_before(wanted)
+        if not self._is_on_the_way(wanted, key):
+            self._begin(key)
+        back = 1
+        while True:
+            self._advance(wanted)
+            is_exact = self._held is not None and self._held.stamp == wanted
+            # With no frame at all before the wanted one, decoding had not found its feet
+            # (a key frame in name only); with one, a second opinion from further back is enough.
+            is_settled = self._held is not None and self._begun < key
+            if is_exact or is_settled or self._begun == 0:
+                return self._held or self._ahead
+            self._begin(max(0, min(self._begun, key) - back))
+            back *= 2
+
+    def _is_on_the_way(self, wanted: int, key: int) -> bool:
+        """Whether going on is possible and cheaper than a seek to key frame `key`."""
+        if self._held is None or self._held.stamp > wanted:
+            return False
+        if key <= self._begun:
+            return True
+        here, there = np.searchsorted(self.index.stamps, [self._held.stamp, self.index.keys[key, 0]])
+        return bool(there - here <= plan.FRAMES_WORTH_A_SEEK)
+
+    def _advance(self, wanted: int) -> None:
+        """Decode on until `_held` is the last frame shown at or before `wanted`."""
+        while self._held is None or self._held.stamp < wanted:
+            picture = self._ahead or next(self._run, None)
+            self._ahead = None
+            if picture is None:
+                return
+            if picture.stamp > wanted:
+                self._ahead = picture
+                return
+            self._held = picture
+
+    def _begin(self, key: int) -> None:
+        """Make `_run` begin at key frame number `key`; 0 is the beginning of the video."""
+        keys = self.index.keys
+        self._held = self._ahead = None
+        self._begun = key
+        found = None
+        if key or (len(keys) and keys[0, 0] <= self.index.stamps[0]):
+            found = packets_from(self._container, self._stream, *keys[key].tolist())
+        if found is None:
+            self._begun = 0
+            self._reopen()
+            found = packets(self._container, self._stream)
+        self._run = self._pictures(self._read(found))
+
+    def _pictures(self, source: Iterator[Packet[VideoStream]]) -> Iterator[Picture]:
+        """Decoded frames in the order in which they are shown."""
+        index = self.index
+        if index.counted:
+            # More frames than packets have no place in the table, so they are not shown.
+            for stamp, frame in zip(index.stamps, self._frames(source), strict=False):
+                yield Picture(int(stamp), frame)
+            return
+        # After a seek, frames shown before the key frame refer to what was not decoded.
+        floor = int(index.keys[self._begun, 0]) if self._begun else int(index.stamps[0])
+        last: int | None = None
+        for frame in self._frames(source):
+            if frame.pts is None or (last is not None and frame.pts < last):
+                self._index = index.as_counted()
+                raise _MisledError
+            if frame.pts < floor:
+                continue
+            is_fresh = last is None and self._begun and self._decodes_ahead
+            if is_fresh and not is_whole(frame):
+                self._index = index.with_one_key()
+                raise _MisledError
+            last = frame.pts
+            yield Picture(last, frame)
+
+    def _frames(self, source: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+        """Decode; what cannot be decoded becomes a problem."""
+        for packet in chain(source, [None]):
+            try:
+                frames = self._stream.codec_context.decode(packet)
+            except FFmpegError as error:
+                if self._decodes_ahead:
+                    self._decodes_ahead = False
+                    raise _MisledError from error
+                # Only where packets tell their times is the stamp of a packet one of the table.
+                is_timed = self._index is not None and not self._index.counted
+                stamp = packet.pts if packet and is_timed else None
+                self._note(f"Data{{at}} could not be decoded ({error.strerror}).", stamp)
+                continue
+            yield from frames
+
+    def _read(self, source: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+        """Packets, as far as the file can be read."""
+        try:
+            yield from source
+        except FFmpegError as error:
+            self._note(f"Reading the file broke off ({error.strerror}).")
+
+    def _reopen(self) -> None:
+        self._container.close()
+        self._held = self._ahead = None
+        self._container, self._stream = self._open()
+
+    def _open(self) -> tuple[InputContainer, VideoStream]:
+        return open_stream(self.name, self._threads, decodes_ahead=self._decodes_ahead)
+
+    def _note(self, what: str, stamp: int | None = None) -> None:
+        """Keep a sentence for `problems`; "{at}" in it becomes the times of all its stamps."""
+        self._trouble.setdefault(what, set()).add(stamp)
+
+    def _at(self, stamps: set[int]) -> str:
+        """The times of a problem as words to insert, empty if none is known."""
+        if not stamps:
+            return ""
+        times_s = self.index.seconds(np.array(sorted(stamps)))
+        listed = ", ".join(f"{time_s:.2f} s" for time_s in times_s[:TIMES_LISTED])
+        rest = len(times_s) - TIMES_LISTED
+        return f" at {listed}" + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,98 @@
+"""Decoded frames -> upright RGB pixels, scaled down where that is asked for."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+
+class Upright(NamedTuple):
+    """How stored pictures become upright: axes swapped first, then mirrored."""
+
+    swaps_axes: bool = False
+    mirrors_x: bool = False
+    mirrors_y: bool = False
+
+    @classmethod
+    def of(cls, frame: VideoFrame) -> Self:
+        # PyAV's stubs list motion vectors only.
+        side_data: Any = frame.side_data
+        matrix = side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return cls()
+        # x' = a x + c y, y' = b x + d y, with y pointing down.
+        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]
+        if abs(int(b)) > abs(int(a)):
+            return cls(True, bool(c < 0), bool(b < 0))
+        return cls(False, bool(a < 0), bool(d < 0))
+
+    @property
+    def degrees(self) -> int:
+        """Clockwise: 0, 90, 180 or 270."""
+        if self.swaps_axes:
+            return 270 if self.mirrors_y else 90
+        return 180 if self.mirrors_x and self.mirrors_y else 0
+
+    def turn(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8[H, W, 3], upright: the same array if it is so already, otherwise a copy."""
+        if self == Upright():
+            return image
+        if self.swaps_axes:
+            image = image.swapaxes(0, 1)
+        if self.mirrors_x:
+            image = image[:, ::-1]
+        if self.mirrors_y:
+            image = image[::-1]
+        return image.copy()
+
+
+class Shape(NamedTuple):
+    """The pictures of a video: width and height in pixels before rotation, and how they become upright."""
+
+    width: int
+    height: int
+    upright: Upright
+    is_scaled: bool = False
+
+    @classmethod
+    def of(cls, frame: VideoFrame) -> Self:
+        return cls(frame.width, frame.height, Upright.of(frame))
+
+    def scaled(self, short_side: int | None) -> Shape:
+        """The same pictures with their shorter side at most `short_side` pixels; never larger."""
+        shorter = min(self.width, self.height)
+        if short_side is None or shorter <= short_side:
+            return self
+        scale = short_side / shorter
+        return self._replace(
+            width=max(1, round(self.width * scale)), height=max(1, round(self.height * scale)), is_scaled=True
+        )
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Height and width after rotation."""
+        return (self.width, self.height) if self.upright.swaps_axes else (self.height, self.width)
+
+
+class Converter:
+    """Frames -> uint8[H, W, 3]. One thread at a time may use it; it keeps FFmpeg's scaler between frames."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def image(self, frame: VideoFrame, shape: Shape) -> NDArray[np.uint8]:
+        """RGB of a given shape, upright: a video whose size changes midway keeps its first size.
+
+        Raises:
+            FFmpegError: this pixel format cannot be converted.
+        """
+        # At the stored size, FFmpeg's default is kept: what a model sees must not depend on a scaler's choice.
+        interpolation = "AREA" if shape.is_scaled else None
+        rgb = self._reformatter.reformat(frame, shape.width, shape.height, "rgb24", interpolation=interpolation)
+        image = np.asarray(rgb.to_ndarray(), np.uint8)
+        # A video that is stored as RGB is not converted: its buffer belongs to the decoder, which goes on reading it.
+        return shape.upright.turn(image.copy() if rgb is frame else image)
