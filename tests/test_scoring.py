@@ -1,0 +1,76 @@
+"""One definition of each score: what it gives, and that rewards and held-out samples give the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from videoreasoner.rows import Row
+from videoreasoner.scoring import reference_events, score_completion
+from videoreasoner.spans import Span
+from videoreasoner.tasks import Task, event_text
+
+
+def row(**fields) -> Row:
+    return Row.model_validate({"id": "r", "video": "v.mp4", "question": "What?", **fields})
+
+
+def test_a_perfect_answer_to_an_event_that_ends_behind_the_video_scores_one() -> None:
+    """The event [50, 70] of a video of 60 s: nobody can state more than [50, 60]."""
+    asked = row(event=[50.0, 70.0])
+    assert reference_events(asked, 60.0) == [Span(50.0, 60.0)]
+    perfect = event_text(Span(48.0, 60.0), 60.0)
+    assert score_completion(row(event=[48.0, 70.0]), Task.EVENT, perfect, 60.0).value == pytest.approx(1.0)
+    assert score_completion(asked, Task.EVENT, "<|event_start|>[0.83, 1.00]<|event_end|>", 60.0).value > 0.97
+
+
+def test_the_reference_that_fits_best_counts_and_one_outside_the_video_does_not() -> None:
+    asked = row(event=[[0.0, 10.0], [20.0, 30.0], [80.0, 90.0]])
+    assert len(reference_events(asked, 40.0)) == 2
+    assert score_completion(asked, Task.EVENT, event_text(Span(20.0, 30.0), 40.0), 40.0).value == pytest.approx(1.0)
+    outside = score_completion(row(event=[80.0, 90.0]), Task.EVENT, event_text(Span(0.0, 10.0), 40.0), 40.0)
+    assert outside.value is None
+    assert outside.is_parsed
+
+
+@pytest.mark.parametrize("text", ["", "0.1 to 0.2", "<|event_start|>[0.5, 0.2]<|event_end|>"])
+def test_an_event_that_cannot_be_read_scores_zero(text: str) -> None:
+    score = score_completion(row(event=[1.0, 2.0]), Task.EVENT, text, 10.0)
+    assert (score.value, score.is_parsed, score.event) == (0.0, False, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "value"),
+    [
+        ("12", "12.", 1.0),
+        ("a red car", "red car", 1.0),
+        ("40 %", "40", 1.0),
+        ("Paris", "paris!", 1.0),
+        ("12", "13", 0.0),
+        ("red", "blue", 0.0),
+    ],
+)
+def test_open_answers_are_read_in_the_form_of_the_reference(answer: str, text: str, value: float) -> None:
+    assert score_completion(row(answer=answer), Task.ANSWER, text, 10.0).value == value
+    assert score_completion(row(answer=answer), Task.THINK, f"so </think> {text}", 10.0).value == value
+
+
+def test_options_are_read_as_a_choice() -> None:
+    asked = row(options=["red", "blue"], answer="B")
+    right = score_completion(asked, Task.ANSWER, "B.", 10.0)
+    assert (right.value, right.is_parsed, right.choice, right.read_as) == (1.0, True, "B", "choice")
+    unread = score_completion(asked, Task.ANSWER, "green", 10.0)
+    assert (unread.value, unread.is_parsed, unread.choice) == (0.0, False, None)
+
+
+def test_a_thought_without_an_answer_scores_zero() -> None:
+    score = score_completion(row(answer="red"), Task.THINK, "it is red", 10.0)
+    assert (score.value, score.is_parsed, score.read_as) == (0.0, False, "no answer")
+
+
+def test_without_a_reference_there_is_no_value() -> None:
+    assert score_completion(row(), Task.EVENT, event_text(Span(1.0, 2.0), 10.0), 10.0).value is None
+    assert score_completion(row(), Task.ANSWER, "red", 10.0).value is None
+    assert score_completion(row(options=["a b", "c d"]), Task.ANSWER, "B", 10.0).value is None
+    elements = score_completion(row(), Task.KEY_ELEMENTS, "a dog, a ball", 10.0)
+    assert (elements.value, elements.is_parsed) == (None, True)
+    assert not score_completion(row(), Task.KEY_ELEMENTS, " ", 10.0).is_parsed
