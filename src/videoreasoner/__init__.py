@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Answer": "evidence",
-    "FrameUse": "evidence",
+    "Answer": "inference.answer",
+    "FrameUse": "inference.answer",
     "Frames": "video.frames",
     "Keyframe": "retrieval.keyframes",
-    "Query": "reasoner",
-    "Reasoner": "reasoner",
+    "Query": "inference.reasoner",
+    "Reasoner": "inference.reasoner",
     "Span": "spans",
-    "Usage": "evidence",
-    "VideoFile": "video.file",
+    "Usage": "inference.answer",
+    "VideoFile": "video.pyav.file",
 }
 __all__ = list(_HOMES)
 

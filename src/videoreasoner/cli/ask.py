@@ -164,10 +164,10 @@ def _check_before_loading(
 
 
 def _answer_batch(reasoner: Reasoner, rows: Path, out: Path, mode: str, video_root: Path | None) -> None:
-    from videoreasoner.cli.progress import RowProgress
     from videoreasoner.inference.batch import answer_rows
+    from videoreasoner.utils.progress import ProgressBar
 
-    with RowProgress() as progress:
+    with ProgressBar("answering") as progress:
         result = answer_rows(reasoner, rows, out, mode=mode, video_root=video_root, progress=progress)
     typer.echo(f"{out}: {result.answered} answered, {result.resumed} were there already, {result.failed} failed")
     if result.failed:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -78,6 +77,7 @@ def synthetic(
     from videoreasoner.benchmarks.table import metric_tables
     from videoreasoner.benchmarks.tasks.synthetic import held_out_settings, synthetic_benchmark
     from videoreasoner.synthetic.world import WorldSettings
+    from videoreasoner.utils.progress import ProgressBar
 
     settings = {
         "encoder": encoder,
@@ -93,7 +93,7 @@ def synthetic(
     _check(candidate, mode, workers)
     world = WorldSettings(events, event_share)
     video_settings = held_out_settings(seed, duration_s=duration, size=size, world=world)
-    with _VideoProgress() as progress:
+    with ProgressBar("making videos", "videos") as progress:
         benchmark = synthetic_benchmark(videos_dir, videos, video_settings, splits, questions, progress)
     folder = out or Path("out/eval") / f"synthetic-{split}-{Path(model).resolve().name}-{mode}"
     done = _run(benchmark, candidate, folder, mode, workers)
@@ -128,12 +128,13 @@ def needle(
     from videoreasoner.benchmarks.candidate import LocalCandidate
     from videoreasoner.benchmarks.sweep import write_sweep
     from videoreasoner.benchmarks.tasks.needle import DETAILS_S, LENGTHS_S, Grid, needle_benchmark
+    from videoreasoner.utils.progress import ProgressBar
 
     grid = Grid(tuple(length or LENGTHS_S), tuple(detail or DETAILS_S))
     candidate = LocalCandidate(model, device, threads, {"encoder": encoder, "frame_budget": frame_budget})
     _check(candidate, "focus", workers)
     folder = out or Path("out/eval") / f"needle-{Path(model).resolve().name}"
-    with _VideoProgress() as progress:
+    with ProgressBar("making videos", "videos") as progress:
         benchmark = needle_benchmark(videos_dir, grid, videos, size, seed, progress)
     runs = {mode: _run(benchmark, candidate, folder / mode, mode, workers) for mode in ("direct", "focus")}
     typer.echo(write_sweep(folder, grid, runs, model))
@@ -174,9 +175,9 @@ def _check(candidate: Candidate, mode: str, workers: int) -> None:
 
 def _run(benchmark: Benchmark, candidate: Candidate, out: Path, mode: str, workers: int) -> Run:
     from videoreasoner.benchmarks.runner import run
-    from videoreasoner.cli.progress import RowProgress
+    from videoreasoner.utils.progress import ProgressBar
 
-    with RowProgress() as progress:
+    with ProgressBar("answering") as progress:
         command = ["videoreasoner", *sys.argv[1:]]
         return run(benchmark, candidate, out, mode=mode, workers=workers, command=command, progress=progress)
 
@@ -192,22 +193,3 @@ def _close(runs: list[Run]) -> None:
             "some questions could not be asked and are left out of the metrics; results.jsonl says why, and the same "
             "command asks them again"
         )
-
-
-class _VideoProgress:
-    """A bar on a terminal while videos are made."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self._bar = Progress(console=console, disable=not console.is_terminal, transient=True)
-        self._task = self._bar.add_task("making videos", total=None)
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        self._bar.start()
-        return lambda done, total: self._bar.update(self._task, completed=done, total=total)
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.stop()

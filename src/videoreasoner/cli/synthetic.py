@@ -31,23 +31,14 @@ def make(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another set.")] = False,
 ) -> None:
     """Make videos as H.264 mp4 files, and rows that ask about them. Goes on where it stopped."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from videoreasoner.synthetic.videos import VideoSettings, make_videos
     from videoreasoner.synthetic.world import WorldSettings
+    from videoreasoner.utils.progress import ProgressBar
 
     world = WorldSettings(events, event_share, gap_share, detail, detail_share, distractors)  # type: ignore[arg-type]
     settings = VideoSettings(duration, fps, size, seed, subset, world)  # type: ignore[arg-type]
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("making videos", total=videos)
+    with ProgressBar("making videos", "videos") as progress:
         rows = make_videos(
-            out_dir,
-            videos,
-            settings,
-            questions_per_split=questions,
-            overwrite=overwrite,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            out_dir, videos, settings, questions_per_split=questions, overwrite=overwrite, progress=progress
         )
     typer.echo(f"{out_dir}: {videos} videos, {len(rows)} rows in plain.jsonl and detail.jsonl")

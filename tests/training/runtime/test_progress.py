@@ -1,4 +1,4 @@
-"""What the bar and the log say."""
+"""What the bar and the log say about training."""
 
 from __future__ import annotations
 
@@ -8,39 +8,48 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from videoreasoner.training.runtime.progress import ProgressBar, status
+from videoreasoner.training.runtime.progress import TrainingProgress, training_status
 
 
 @pytest.mark.parametrize(
-    ("figures", "rate", "left", "expected"),
+    ("metrics", "expected"),
     [
-        ({}, 0.0, 0.0, ""),
-        ({"loss": 0.8124, "parse_rate": 0.975}, 1.42, 759.6, "loss 0.812, reads 98 %, 1.42 rows/s, 0:12:40 left"),
-        ({"loss": 1.0, "rows_skipped": 3}, 20.0, 7325.0, "loss 1.000, 3 rows skipped, 20 rows/s, 2:02:05 left"),
-        ({"reward": 1.25}, 0.0, 0.0, "reward 1.250"),
+        ({}, ""),
+        ({"loss": 0.8124, "parse_rate": 0.975}, "loss 0.812, reads 98 %"),
+        ({"loss": 1.0, "rows_skipped": 3}, "loss 1.000, 3 rows skipped"),
+        ({"reward": 1.25, "rows_skipped": 0}, "reward 1.250"),
     ],
 )
-def test_status(figures: dict[str, float], rate: float, left: float, expected: str) -> None:
-    assert status(figures, rate, left) == expected
+def test_training_status(metrics: dict[str, float], expected: str) -> None:
+    assert training_status(metrics) == expected
 
 
-def test_a_log_gets_a_line_now_and_then_of_what_this_start_did() -> None:
+def _log(is_main_process: bool) -> list[str]:
     now = [0.0]
     out = io.StringIO()
-    bar = ProgressBar(
-        SimpleNamespace(sources=[range(5), range(3)], step_rows=4), Console(file=out), clock=lambda: now[0]
-    )
-    args = SimpleNamespace(train_batch_size=2, gradient_accumulation_steps=2, world_size=1)
-    state = SimpleNamespace(is_world_process_zero=True, global_step=10, max_steps=20)
-    bar.on_train_begin(args, state, None)
+    run = SimpleNamespace(sources=[range(5), range(3)], step_rows=4)
+    progress = TrainingProgress(run, Console(file=out), clock=lambda: now[0])
+    state = SimpleNamespace(is_world_process_zero=is_main_process, global_step=10, max_steps=20)
+    progress.on_train_begin(None, state, None)
     for step in range(11, 21):
-        now[0] += 8.0
+        now[0] += 20.0
         state.global_step = step
-        bar.on_log(args, state, None, logs={"loss": float(step)})
-    bar.close()
-    assert out.getvalue().splitlines() == [
-        "training goes on at step 10: 8 rows, 20 steps",
-        "step 14 of 20: loss 14.000, 0.5 rows/s, 0:00:48 left",
-        "step 18 of 20: loss 18.000, 0.5 rows/s, 0:00:16 left",
-        "step 20 of 20: loss 20.000, 0.5 rows/s, 0:00:00 left",
+        progress.on_log(None, state, None, logs={"loss": float(step)})
+        progress.on_log(None, state, None, logs={"parse_rate": 0.5})
+    progress.close()
+    return out.getvalue().splitlines()
+
+
+def test_a_log_gets_a_line_now_and_then_about_what_this_start_did() -> None:
+    assert _log(is_main_process=True) == [
+        "training continues at step 10: 8 rows, 20 steps",
+        "training: 12 of 20 (60 %), loss 12.000, reads 50 %, 5.0 s per row, 2:40 left",
+        "training: 14 of 20 (70 %), loss 14.000, reads 50 %, 5.0 s per row, 2:00 left",
+        "training: 16 of 20 (80 %), loss 16.000, reads 50 %, 5.0 s per row, 1:20 left",
+        "training: 18 of 20 (90 %), loss 18.000, reads 50 %, 5.0 s per row, 0:40 left",
+        "training: 20 of 20 (100 %), loss 20.000, reads 50 %, 5.0 s per row, 0:00 left",
     ]
+
+
+def test_one_process_alone_writes() -> None:
+    assert _log(is_main_process=False) == []

@@ -24,7 +24,7 @@ from videoreasoner.training.runtime.adapters import add_adapters, merged_model, 
 from videoreasoner.training.runtime.arguments import check_launch, check_optimizer, has_fsdp, training_arguments
 from videoreasoner.training.runtime.folder import RunFolder, run_identity
 from videoreasoner.training.runtime.metrics_file import MetricsFile
-from videoreasoner.training.runtime.progress import ProgressBar
+from videoreasoner.training.runtime.progress import TrainingProgress
 from videoreasoner.training.runtime.samples import OutputSampler, read_held_out
 from videoreasoner.training.runtime.trainer import Run, TreeTrainer, check_skipped
 
@@ -188,7 +188,7 @@ def progress(run: Run, held_out: str = "") -> list[TrainerCallback]:
     Args:
         held_out: begins the names of what is found in sampled outputs, where training has figures of the same names.
     """
-    return [OutputSampler(run, held_out), MetricsFile(run.folder), ProgressBar(run)]
+    return [OutputSampler(run, held_out), MetricsFile(run.folder), TrainingProgress(run)]
 
 
 def carry_out(trainer: TreeTrainer) -> Path:
@@ -207,7 +207,7 @@ def carry_out(trainer: TreeTrainer) -> Path:
         trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
     finally:
         for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, ProgressBar):
+            if isinstance(callback, TrainingProgress):
                 callback.close()
     finish(trainer)
     return run.folder.path
