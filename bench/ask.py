@@ -37,7 +37,7 @@ from footage import make_video
 from shapes import SHAPES, save_random_checkpoint, save_random_clip
 from videoreasoner import Reasoner, VideoFile
 from videoreasoner.inference.answer import Answer
-from videoreasoner.inference.reasoner import Query
+from videoreasoner.inference.query import Query
 from videoreasoner.models.positions import ClipTokens, temporal_indices
 from videoreasoner.retrieval.keyframes import retrieval_times
 from videoreasoner.tasks import Task

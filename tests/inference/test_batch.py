@@ -20,7 +20,8 @@ from tests.video.videos import Recipe
 from videoreasoner.engines.engine import Reply
 from videoreasoner.errors import MissingExtraError, RowError, SettingError, VideoError
 from videoreasoner.inference.batch import BatchResult, answer_rows
-from videoreasoner.inference.reasoner import MAX_QUESTION_CHARACTERS, Reasoner
+from videoreasoner.inference.query import MAX_QUESTION_CHARACTERS
+from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.tasks import Task
 from videoreasoner.utils.files import locked
 from videoreasoner.video.pyav.file import VideoFile

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tests.fake_engine import SETTINGS, FakeEncoder, FakeEngine
 from tests.training.toy import make_model
 from tests.video.videos import Recipe, overwrite_packets
-from videoreasoner.errors import CheckpointError, QuestionError, SettingError, VideoError
+from videoreasoner.errors import CheckpointError, SettingError, VideoError
 from videoreasoner.inference.answer import Answer, FrameUse
-from videoreasoner.inference.reasoner import MAX_QUESTION_CHARACTERS, Query, Reasoner
+from videoreasoner.inference.query import Query
+from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.retrieval.keyframes import retrieval_times
 from videoreasoner.spans import Span
 from videoreasoner.synthetic.videos import VideoSettings, video_world, write_video
@@ -299,32 +300,6 @@ def test_answers_come_one_at_a_time(video_file: Path) -> None:
 
 
 # What cannot be asked.
-
-
-@pytest.mark.parametrize(
-    ("question", "options", "word"),
-    [
-        ("", (), "empty"),
-        (" \n\t", (), "empty"),
-        ("x" * 100_000, (), "100,000"),
-        ("x" * (MAX_QUESTION_CHARACTERS + 1), (), "characters"),
-        ("What?", ("red",), "1 option"),
-        ("What?", tuple(str(i) for i in range(30)), "30 option"),
-        ("What?", ("red", "blue", "red"), "twice"),
-        ("What?", ("red", " RED "), "twice"),
-        ("What?", ("red", " "), "option is empty"),
-        ("What?", ("red", "x" * 100_000), "100,000"),
-    ],
-)
-def test_a_query_that_cannot_be_asked_is_refused(question: str, options: tuple[str, ...], word: str) -> None:
-    with pytest.raises(QuestionError, match=word) as caught:
-        Query(question, options)
-    assert len(str(caught.value)) < 200
-    assert "\n" not in str(caught.value)
-
-
-def test_the_longest_query_is_taken() -> None:
-    Query("x" * MAX_QUESTION_CHARACTERS, tuple(LETTERS))
 
 
 def test_an_unknown_mode_is_refused(video_file: Path) -> None:

@@ -29,7 +29,7 @@ from videoreasoner.benchmarks.benchmark import Benchmark, Candidate
 from videoreasoner.benchmarks.parts import Errand, Part, Progress, answer_parts, divide
 from videoreasoner.benchmarks.results import Metrics, as_data, from_data, result, summarise
 from videoreasoner.errors import EvaluationError, SettingError
-from videoreasoner.inference.reasoner import MODES
+from videoreasoner.inference.query import check_mode
 from videoreasoner.utils.files import locked, replacing
 from videoreasoner.utils.hashing import hash_data
 
@@ -122,8 +122,7 @@ def check_how(mode: str, workers: int) -> None:
     Raises:
         SettingError
     """
-    if mode not in MODES:
-        raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+    check_mode(mode)
     if workers < 1:
         raise SettingError(f"--workers must be 1 or more, not {workers}")
 

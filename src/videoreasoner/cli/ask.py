@@ -154,11 +154,9 @@ def _check_before_loading(
         GuardedVideoFile(video, video_time_limit).close()
     if batch is not None:
         read_rows_lenient(batch)
-    # Torch and transformers come with it, which takes seconds.
-    from videoreasoner.inference.reasoner import MODES, Query
+    from videoreasoner.inference.query import Query, check_mode
 
-    if mode not in MODES:
-        raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+    check_mode(mode)
     if question is not None:
         Query(question, tuple(option or ()))
 

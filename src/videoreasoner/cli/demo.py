@@ -23,7 +23,7 @@ def demo(
 ) -> None:
     """Make a video, ask about something that shows for half a second, and write the evidence as pages."""
     from videoreasoner.cli.text import describe
-    from videoreasoner.inference.reasoner import Query
+    from videoreasoner.inference.query import Query
     from videoreasoner.inference.report.page import write_report
     from videoreasoner.synthetic.videos import VideoSettings, make_videos
 

@@ -9,7 +9,6 @@ import errno
 import io
 import os
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ from typer.exceptions import TyperException
 
 from videoreasoner.cli import ask, demo, doctor, evaluate, synthetic, train
 from videoreasoner.errors import VideoReasonerError
+from videoreasoner.version import __version__
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -37,7 +37,7 @@ app.add_typer(evaluate.app, name="eval")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"videoreasoner {version('videoreasoner')}")
+        typer.echo(f"videoreasoner {__version__}")
         raise typer.Exit
 
 

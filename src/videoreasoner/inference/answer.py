@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from videoreasoner import __version__
 from videoreasoner.errors import RowError
 from videoreasoner.retrieval.keyframes import Keyframe
 from videoreasoner.spans import Span
+from videoreasoner.version import __version__
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ import torch
 
 from videoreasoner.errors import RowError, SettingError, VideoError, VideoReasonerError
 from videoreasoner.inference.answer import Answer
-from videoreasoner.inference.reasoner import MODES, Query, Reasoner
+from videoreasoner.inference.query import Query, check_mode
+from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.rows import Row, read_rows_lenient
 from videoreasoner.utils.files import locked, replacing
 
@@ -57,8 +58,7 @@ def answer_rows(
         SettingError: the mode is unknown, or the answer file cannot be written or is in use, or it holds something
             else, or answers that were given in another way or to another row of the same id.
     """
-    if mode not in MODES:
-        raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+    check_mode(mode)
     if out_path.is_dir() or not out_path.name or (out_path.exists() and not out_path.is_file()):
         raise SettingError(f"{str(out_path)!r}: no regular file; give --out a file name")
     rows = _load(rows_path)

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from videoreasoner import __version__
 from videoreasoner.errors import VideoReasonerError
+from videoreasoner.version import __version__
 
 if TYPE_CHECKING:
     from videoreasoner.inference.reasoner import Reasoner

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from videoreasoner.engines.engine import ClipSession, Completion, Engine, Reply
 from videoreasoner.engines.local import LocalEngine
-from videoreasoner.errors import QuestionError, SettingError, VideoError
+from videoreasoner.errors import VideoError
 from videoreasoner.inference.answer import Answer, FrameUse, Usage
+from videoreasoner.inference.query import Query, check_mode
 from videoreasoner.models.checkpoint import find_folder, load_checkpoint
 from videoreasoner.retrieval.encoder import TextImageEncoder, load_encoder
 from videoreasoner.retrieval.keyframes import Keyframe, retrieval_times, select_keyframes
@@ -38,48 +39,8 @@ from videoreasoner.video.isolated.process import start_decoder
 from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import PAIR, FramePlan, focus_plan, uniform_plan
 
-Mode = Literal["focus", "direct", "think"]
-MODES: tuple[str, ...] = get_args(Mode)
-
-MAX_QUESTION_CHARACTERS = 20_000
 # Of pixels handed to the text-image encoder at a time: an hour of video is never in memory whole, nor many 4K frames.
 _SEARCH_BYTES = 2**28
-
-
-@dataclass(frozen=True)
-class Query:
-    """A question about a video, with its options if it has any.
-
-    Raises:
-        QuestionError: it cannot be asked.
-    """
-
-    text: str
-    options: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.text.strip():
-            raise QuestionError("the question is empty")
-        if len(self.text) > MAX_QUESTION_CHARACTERS:
-            raise QuestionError(
-                f"the question has {len(self.text):,} characters; at most {MAX_QUESTION_CHARACTERS:,} are taken"
-            )
-        if not self.options:
-            return
-        if not 2 <= len(self.options) <= len(LETTERS):
-            raise QuestionError(
-                f"{len(self.options)} option(s) given; give 2 to {len(LETTERS)}, or none for an open question"
-            )
-        seen: set[str] = set()
-        for option in self.options:
-            if not option.strip():
-                raise QuestionError("an option is empty")
-            if len(option) > MAX_QUESTION_CHARACTERS:
-                raise QuestionError(f"an option has {len(option):,} characters")
-            plain = option.strip().casefold()
-            if plain in seen:
-                raise QuestionError(f"option {option!r} is given twice")
-            seen.add(plain)
 
 
 class Reasoner:
@@ -163,8 +124,7 @@ class Reasoner:
 
     def iter_answers(self, video: str | Path, queries: Sequence[Query], mode: str = "focus") -> Iterator[Answer]:
         """As `ask_many`, one answer at a time."""
-        if mode not in MODES:
-            raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+        check_mode(mode)
         name = os.fspath(video)
         with GuardedVideoFile(video, self.video_time_limit_s) as video_file:
             session = _Session(self, video_file, name)

@@ -1,0 +1,64 @@
+"""What can be asked: a question with its options, in one of three modes. Importable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from videoreasoner.errors import QuestionError, SettingError
+from videoreasoner.tasks import LETTERS
+
+Mode = Literal["focus", "direct", "think"]
+"""focus: locate, look densely, answer. direct: one pass over evenly spread frames. think: one pass, reason in text."""
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+MAX_QUESTION_CHARACTERS = 20_000
+
+
+def check_mode(mode: str) -> Mode:
+    """The mode, if there is one of that name.
+
+    Raises:
+        SettingError: the mode is unknown.
+    """
+    if mode not in MODES:
+        raise SettingError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+    return mode
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question about a video, with its options if it has any.
+
+    Raises:
+        QuestionError: it cannot be asked.
+    """
+
+    text: str
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise QuestionError("the question is empty")
+        if len(self.text) > MAX_QUESTION_CHARACTERS:
+            raise QuestionError(
+                f"the question has {len(self.text):,} characters; at most {MAX_QUESTION_CHARACTERS:,} are taken"
+            )
+        if not self.options:
+            return
+        if not 2 <= len(self.options) <= len(LETTERS):
+            raise QuestionError(
+                f"{len(self.options)} option(s) given; give 2 to {len(LETTERS)}, or none for an open question"
+            )
+        seen: set[str] = set()
+        for option in self.options:
+            if not option.strip():
+                raise QuestionError("an option is empty")
+            if len(option) > MAX_QUESTION_CHARACTERS:
+                raise QuestionError(
+                    f"an option has {len(option):,} characters; at most {MAX_QUESTION_CHARACTERS:,} are taken"
+                )
+            plain = option.strip().casefold()
+            if plain in seen:
+                raise QuestionError(f"option {option!r} is given twice")
+            seen.add(plain)
