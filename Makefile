@@ -6,7 +6,7 @@ READY := .venv/.ready
 SEEDS ?= 1
 JOBS ?= 2
 
-.PHONY: help demo test test-slow test-split test-vllm lint format bench reproduce reproduce-smoke tiny clean
+.PHONY: help demo test test-slow test-split test-vllm lint format docs bench reproduce reproduce-smoke tiny clean
 
 help:
 	@echo "make demo       make a video, ask the shipped model about it, show the evidence"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-split ZeRO-2, ZeRO-3 and FSDP2 in two processes on a CPU (installs DeepSpeed; about five minutes)"
 	@echo "make test-vllm  trained folders in stock vLLM, in .venv-vllm (installs up to 7 GB; about ten minutes)"
 	@echo "make lint       ruff and mypy alone"
+	@echo "make docs       the documentation site in out/site, and docs/cli.md from --help"
 	@echo "make bench      the figures of docs/tiny-model.md, measured again (about 15 minutes)"
 	@echo "make reproduce        the method at small scale, claim by claim: docs/reproduction.md (45 minutes a seed on two cores; SEEDS=3)"
 	@echo "make reproduce-smoke  the same on a handful of rows (two minutes); part of make test"
@@ -71,6 +72,11 @@ $(SPLIT)/.ready: $(READY)
 
 test-split: $(SPLIT)/.ready
 	PYTHONPATH=$(SPLIT) $(BIN)/python -m pytest tests/split
+
+# mkdocs-material prints a notice about mkdocs 2 at each build; the variable switches it off.
+docs: $(READY)
+	$(BIN)/python docs/make_cli.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(READY)
 	$(BIN)/python bench/tiny_model.py --out out/tiny-model

@@ -1,0 +1,46 @@
+"""The documentation is whole: the site builds without a warning, and docs/cli.md says what `--help` says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs import make_cli
+from tests.paths import ROOT
+
+
+def test_the_command_line_page_holds_the_help_of_every_command() -> None:
+    assert make_cli.PAGE.read_text(encoding="utf-8") == make_cli.page(), "run: python docs/make_cli.py"
+    assert "## videoreasoner train grpo\n" in make_cli.page()
+
+
+def test_the_command_line_page_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = make_cli.help_text(("ask",))
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert make_cli.help_text(("ask",)) == expected
+
+
+def test_the_site_builds_strictly_and_nothing_in_it_needs_the_network(tmp_path: Path) -> None:
+    # A proxy that refuses: whoever asks the network while building fails.
+    refused = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, **refused, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    page = (tmp_path / "site" / "reference" / "vocabulary.html").read_text(encoding="utf-8")
+    assert 'id="videoreasoner.spans.Span.overlaps"' in page
+    for file in (tmp_path / "site").rglob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        assert 'src="http' not in text, file
+        assert 'rel="stylesheet" href="http' not in text, file
