@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import processors
@@ -20,62 +21,66 @@ from videoreasoner.models.checkpoint import save_checkpoint
 from videoreasoner.models.event_tokens import extend_tokenizer
 from videoreasoner.prompts import Prompts
 from videoreasoner.settings import Settings
-from videoreasoner.training.planning.shapes import PUBLISHED, ModelShape, TextShape, VisionShape
+from videoreasoner.training.planning.model import PUBLISHED
 from videoreasoner.video.patches import PatchSettings
 
-SHAPES = {
-    "small": ModelShape(TextShape(640, 12, 10, 2, 1920, 1024, True), VisionShape(384, 8, 1536, False, 640)),
+SHAPES: dict[str, dict[str, Any]] = {
+    "small": {
+        "tie_word_embeddings": True,
+        "text_config": {
+            "hidden_size": 640,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 10,
+            "num_key_value_heads": 2,
+            "intermediate_size": 1920,
+            "vocab_size": 1024,
+        },
+        "vision_config": {"depth": 8, "embed_dim": 384, "hidden_size": 640, "mlp_ratio": 4},
+    },
     "2b": PUBLISHED["qwen2-vl-2b"],
     "7b": PUBLISHED["qwen2-vl-7b"],
 }
 _VISION_HEADS = {384: 6, 1280: 16}
 
 
-def save_random_checkpoint(out: Path, shape: ModelShape) -> Path:
-    """Write the checkpoint unless it is there already; returns its folder."""
-    text, vision = shape.text, shape.vision
-    folder = out / f"random-{text.hidden}-{text.layers}"
+def save_random_checkpoint(out: Path, shape: dict[str, Any]) -> Path:
+    """Write the checkpoint unless it is there already; returns its folder.
+
+    Args:
+        shape: one of `SHAPES`, the sizes in a config.json.
+    """
+    text, vision, is_tied = shape["text_config"], shape["vision_config"], shape["tie_word_embeddings"]
+    folder = out / f"random-{text['hidden_size']}-{text['num_hidden_layers']}"
     if (folder / "videoreasoner.json").is_file():
         return folder
     tokenizer = learn_tokenizer(Prompts())
     extend_tokenizer(tokenizer)
     ids = tokenizer.convert_tokens_to_ids
-    half = text.hidden // text.heads // 2
+    half = text["hidden_size"] // text["num_attention_heads"] // 2
     config = Qwen2VLConfig(
         text_config={
-            "vocab_size": text.vocabulary,
-            "hidden_size": text.hidden,
-            "intermediate_size": text.intermediate,
-            "num_hidden_layers": text.layers,
-            "num_attention_heads": text.heads,
-            "num_key_value_heads": text.kv_heads,
+            **text,
             "max_position_embeddings": 32768,
             "bos_token_id": ids("<|endoftext|>"),
             "eos_token_id": ids("<|im_end|>"),
-            "tie_word_embeddings": text.is_tied,
+            "tie_word_embeddings": is_tied,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e6,
                 "mrope_section": [half // 4, (half - half // 4) // 2, (half - half // 4) // 2],
             },
         },
-        vision_config={
-            "depth": vision.depth,
-            "embed_dim": vision.width,
-            "hidden_size": text.hidden,
-            "num_heads": _VISION_HEADS[vision.width],
-            "mlp_ratio": 4,
-        },
+        vision_config={**vision, "num_heads": _VISION_HEADS[vision["embed_dim"]]},
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
         vision_start_token_id=ids("<|vision_start|>"),
         vision_end_token_id=ids("<|vision_end|>"),
-        tie_word_embeddings=text.is_tied,
+        tie_word_embeddings=is_tied,
     )
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     # A 7B model in float32 would not leave room for anything else.
-    torch.set_default_dtype(torch.bfloat16 if text.layers > 12 else default)
+    torch.set_default_dtype(torch.bfloat16 if text["num_hidden_layers"] > 12 else default)
     try:
         model = Qwen2VLForConditionalGeneration(config)
     finally:

@@ -33,8 +33,8 @@ from videoreasoner.tasks import Task
 from videoreasoner.training.cold_start import target_nats
 from videoreasoner.training.data.dataset import Collator, Example, Lessons
 from videoreasoner.training.data.frames import ClipReader
-from videoreasoner.training.planning.memory import GB, Method, Precision, StepShape, estimate
-from videoreasoner.training.planning.shapes import config_shape
+from videoreasoner.training.planning.memory import GB, Hardware, StepShape, count_parameters, estimate
+from videoreasoner.training.recipe import ColdStartRecipe, Source
 from videoreasoner.video.patches import PatchSettings
 
 
@@ -119,11 +119,13 @@ def peak_gb(folder: Path, rows: int, recomputes: bool, answer: Any) -> None:
         optimizer.step()
         optimizer.zero_grad()
     found = _status("VmHWM") - before
-    shape = config_shape(model.config.to_dict())
     targets = sum(len(example.lesson.trees[0].tree.tokens[target.node]) for target in example.lesson.targets)
     step = StepShape(rows, len(example.lesson.trees[0]), len(example.tokens), targets)
-    said = estimate(shape, Method("ddp", 1, Precision(4, False), recomputes=recomputes), step).total / GB
-    answer.put((shape.parameters, found, said))
+    recipe = ColdStartRecipe(
+        model_name_or_path="none", output_dir="none", data=[Source(path="none")], gradient_checkpointing=recomputes
+    )
+    said = sum(estimate(model, recipe, Hardware(), step).values()) / GB
+    answer.put((count_parameters(model), found, said))
 
 
 def _nothing(batch: dict[str, Any]) -> dict[str, Any]:

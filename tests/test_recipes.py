@@ -12,7 +12,7 @@ from tests.training.toy import make_data, make_model
 from videoreasoner.errors import SettingError
 from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.training.cold_start import train_cold_start
-from videoreasoner.training.planning.shapes import published_shape
+from videoreasoner.training.planning.model import published_name
 from videoreasoner.training.recipe import ColdStartRecipe, Lora, Source, load_recipe, loses_updates
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ def test_a_recipe_says_what_it_needs(path: Path) -> None:
         assert word in header, word
     recipe = load_recipe(path, ColdStartRecipe)
     assert Path(recipe.output_dir).name == path.stem
-    assert recipe.model_name_or_path == "tiny-base" or published_shape(recipe.model_name_or_path) is not None
+    assert recipe.model_name_or_path == "tiny-base" or published_name(recipe.model_name_or_path) is not None
     for profile in re.findall(r"recipes/accelerate/\w+\.yaml", header):
         assert (ROOT / profile).is_file()
 
@@ -81,7 +81,7 @@ def test_a_profile_is_one_that_accelerate_reads(path: Path) -> None:
 @pytest.mark.parametrize("kind", [ColdStartRecipe, Lora, Source])
 def test_every_field_is_read_somewhere(kind: type) -> None:
     package = ROOT / "src" / "videoreasoner" / "training"
-    code = "\n".join(path.read_text() for path in package.glob("*.py") if path.name != "recipe.py")
+    code = "\n".join(path.read_text() for path in package.rglob("*.py") if path.name != "recipe.py")
     for name in kind.model_fields:
         # As an attribute, or by the name under which it goes to transformers.
         assert re.search(rf'\.{name}\b|^    .*"{name}"', code, re.MULTILINE), name

@@ -14,7 +14,7 @@ from videoreasoner.cli.main import main
 from videoreasoner.synthetic.videos import VideoSettings, make_videos
 from videoreasoner.tasks import Task
 from videoreasoner.training.grpo.recipe import GrpoRecipe
-from videoreasoner.training.planning.shapes import like_published
+from videoreasoner.training.planning.model import similar_published_name
 from videoreasoner.training.recipe import Recipe, load_recipe
 
 FOLDER = ROOT / "recipes" / "grpo"
@@ -99,8 +99,8 @@ def test_a_recipe_is_planned_before_the_model_that_it_begins_from_is_trained(pat
     model = load_recipe(path, GrpoRecipe).model_name_or_path
     code, out, err = run(capsys, "train", "grpo", str(path), "--dry-run", "--strategy", "zero2", "--devices", "8")
     assert (code, err) == (0, "")
-    assert f"NOT HERE: {model}; planned for as {like_published(model)}" in out
-    assert like_published(model) in path.stem or path.stem in ("event-only", "answer-only", "key-elements")
+    assert f"NOT HERE: {model}; planned for as {similar_published_name(model)}" in out
+    assert similar_published_name(model) in path.stem or path.stem in ("event-only", "answer-only", "key-elements")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

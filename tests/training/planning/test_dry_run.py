@@ -12,39 +12,35 @@ import torch
 
 from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl
 from tests.training.toy import make_data, make_model, recipe_content
-from videoreasoner.errors import SettingError
+from videoreasoner.errors import CheckpointError, SettingError
 from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.rows import Row, read_rows, write_rows
 from videoreasoner.training.cold_start import target_nats
 from videoreasoner.training.data.dataset import Collator
 from videoreasoner.training.data.queries import QueryMaker
-from videoreasoner.training.data.sources import Skipped, read_sources
+from videoreasoner.training.data.sources import read_sources
 from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.planning.dry_run import (
-    Hardware,
     dry_run_report,
     largest_batch,
-    lesson_tokens,
     measured_rate,
-    planned_method,
 )
-from videoreasoner.training.planning.grpo_dry_run import grpo_dry_run_report, query_tokens
 from videoreasoner.training.planning.memory import (
     STRATEGIES,
-    Method,
-    Precision,
+    Hardware,
     StepShape,
+    count_parameters,
     estimate,
     trained_parameters,
 )
-from videoreasoner.training.planning.row_sizes import Model, RowSize, longest_row, read_model, row_sizes
-from videoreasoner.training.planning.shapes import PUBLISHED, config_shape, published_shape
+from videoreasoner.training.planning.model import PUBLISHED, meta_model, published_name, read_model
+from videoreasoner.training.planning.row_sizes import longest_row, row_sizes
 from videoreasoner.training.recipe import ColdStartRecipe, Lora, Recipe, parse_recipe
 from videoreasoner.training.runtime.adapters import add_adapters
 from videoreasoner.training.runtime.setup import lessons_for, load_model
 
 STEP = StepShape(1, 4000, 3600, 60)
-FULL = Method("ddp", 1, Precision(4, False))
+ONE_GPU = Hardware()
 
 
 @pytest.fixture(scope="module")
@@ -59,43 +55,82 @@ def recipe_for(folder: Path, **changes: Any) -> ColdStartRecipe:
     return parse_recipe({**recipe_content(folder, folder / "data" / "plain.jsonl"), **changes}, ColdStartRecipe)
 
 
-def sizes_of(recipe: ColdStartRecipe, model: Model) -> tuple[list[RowSize], int, list[Skipped]]:
-    sources = read_sources(recipe.data, recipe.tasks, recipe.video_root)
-    return row_sizes(recipe, model, lesson_tokens(recipe, model), sources)
+def published(name: str) -> Any:
+    return meta_model(PUBLISHED[name])
+
+
+def plain(**changes: Any) -> ColdStartRecipe:
+    """A recipe of which only what the memory depends on counts."""
+    content = {"model_name_or_path": "m", "output_dir": "o", "data": [{"path": "d"}], **changes}
+    return parse_recipe(content, ColdStartRecipe)
 
 
 @pytest.mark.parametrize("make", [random_qwen2_vl, random_qwen2_5_vl])
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_are_counted_exactly(make: Any, tied: bool, folder: Path) -> None:
     model = make(tied=tied)
-    shape = config_shape(model.config.to_dict())
-    assert shape.parameters == sum(p.numel() for p in model.parameters())
-    assert shape.vision.parameters == sum(p.numel() for p in model.model.visual.parameters())
+    network = meta_model(model.config.to_dict())
+    assert all(parameter.is_meta for parameter in network.parameters())
+    everything = sum(p.numel() for p in model.parameters())
+    vision = sum(p.numel() for p in model.model.visual.parameters())
+    assert count_parameters(network) == trained_parameters(network, plain()) == everything
+    assert trained_parameters(network, plain(freeze_vision=True)) == everything - vision
     encoder = load_checkpoint(folder / "model", "cpu").encoder
-    adapted = add_adapters(model, Lora(r=4), encoder, 0)
-    adapters = sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name)
-    assert trained_parameters(shape, replace(FULL, adapter_rank=4)) == adapters
+    for number, target_modules in enumerate([Lora().target_modules, ["q_proj", "mlp.down_proj"]]):
+        lora = Lora(r=4, target_modules=target_modules)
+        adapted = add_adapters(make(tied=tied), lora, encoder, number)
+        adapters = sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name)
+        assert trained_parameters(network, plain(lora=lora.model_dump())) == adapters
 
 
 def test_the_published_models_have_their_published_sizes() -> None:
     """The sums of the tensors in the published weights."""
-    sizes = {name: shape.parameters for name, shape in PUBLISHED.items()}
+    sizes = {name: count_parameters(published(name)) for name in PUBLISHED}
     assert sizes == {
         "qwen2-vl-2b": 2_208_985_600,
         "qwen2-vl-7b": 8_291_375_616,
         "qwen2.5-vl-3b": 3_754_622_976,
         "qwen2.5-vl-7b": 8_292_166_656,
     }
-    assert published_shape("Qwen/Qwen2-VL-7B-Instruct") == published_shape("Qwen/Qwen2-VL-7B") is not None
-    assert published_shape("org/other") is None
+    assert published_name("Qwen/Qwen2-VL-7B-Instruct") == published_name("Qwen/Qwen2-VL-7B") == "qwen2-vl-7b"
+    assert published_name("org/other") is None
+
+
+def test_a_configuration_in_the_old_flat_layout_is_read() -> None:
+    config = PUBLISHED["qwen2-vl-2b"]
+    flat = {name: value for name, value in config.items() if name != "text_config"} | config["text_config"]
+    assert count_parameters(meta_model(flat)) == 2_208_985_600
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "llama"}, "'llama' is not supported"),
+        ({"text_config": {"hidden_size": "wide"}}, "Field 'hidden_size' expected int"),
+        ({"text_config": {"num_attention_heads": 0}}, "ZeroDivisionError"),
+        ({"text_config": {"hidden_size": -8}}, "negative dimension"),
+    ],
+)
+def test_a_configuration_that_is_none_is_named(
+    changes: dict[str, Any], message: str, folder: Path, tmp_path: Path
+) -> None:
+    make_model(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    for name, value in changes.items():
+        config[name] = {**config[name], **value} if isinstance(value, dict) else value
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_model(recipe_for(folder, model_name_or_path=str(tmp_path / "model")))
+    assert str(tmp_path / "model") in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_tokens_are_those_of_training(folder: Path) -> None:
     recipe = recipe_for(folder, max_length=165)
     model = read_model(recipe)
     sources = read_sources(recipe.data, recipe.tasks, recipe.video_root)
-    sizes, looked_into, refused = row_sizes(recipe, model, lesson_tokens(recipe, model), sources)
-    assert (looked_into, len(sizes), refused) == (6, 6, [])
+    sizes, opened, refused = row_sizes(recipe, model, sources)
+    assert (opened, len(sizes), refused) == (6, 6, [])
     assert len({size.visual for size in sizes}) > 1
     lessons = lessons_for(recipe, load_model(recipe))
     for row, size in zip(sources[0].rows, sizes, strict=True):
@@ -127,7 +162,7 @@ def test_the_tokens_are_those_of_queries(
     recipe = parse_recipe({**content, **({"rewards": rewards} if rewards else {})}, GrpoRecipe)
     model = read_model(recipe)
     sources = read_sources(recipe.data, recipe.fields, recipe.video_root)
-    sizes, *_ = row_sizes(recipe, model, query_tokens(recipe, model), sources)
+    sizes, *_ = row_sizes(recipe, model, sources)
     lessons = lessons_for(recipe, load_model(recipe))
     wanted = {task: frozenset({recipe.field(task)}) for task in recipe.tasks}
     maker = QueryMaker(lessons.encoder, lessons.reader, wanted, recipe.max_length, lessons.tokens_per_second)
@@ -135,7 +170,7 @@ def test_the_tokens_are_those_of_queries(
         query = maker.example("rows", row, row.video_path(folder / "data"))
         assert list(query.prefixes) == [task for task in recipe.tasks if recipe.field(task) in row.tasks()]
         assert (size.total, size.visual, size.targets) == (query.tokens, int(query.trunk.visual.sum()), ())
-    assert "6 usable" in grpo_dry_run_report(recipe, Hardware())
+    assert "6 usable" in dry_run_report(recipe, Hardware())
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
@@ -159,52 +194,70 @@ def test_activations_are_what_autograd_keeps(folder: Path, tmp_path: Path, famil
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         target_nats(checkpoint.model.train(), batch).mean()
     found = sum(storage.nbytes() for storage in kept.values())
-    shape = config_shape(checkpoint.model.config.to_dict())
     step = StepShape(4, len(example.lesson.trees[0]), len(example.tokens), len(batch["labels"]) // 4)
-    memory = estimate(shape, replace(FULL, recomputes=False), step)
+    memory = estimate(checkpoint.model, recipe, ONE_GPU, step)
     # Of the logits' memory only the log-softmax is kept; the rest comes and goes.
-    assert memory.activations + memory.logits / 5 == pytest.approx(found, rel=0.1)
+    assert memory["activations"] + memory["logits"] / 5 == pytest.approx(found, rel=0.1)
 
 
 def test_splitting_divides_what_it_says() -> None:
-    shape = PUBLISHED["qwen2-vl-7b"]
-    assert estimate(shape, FULL, STEP).weights == shape.parameters * 4
-    assert estimate(shape, FULL, STEP).optimizer == shape.parameters * 8
+    network, everything = published("qwen2-vl-7b"), 8_291_375_616
+    whole = estimate(network, plain(), ONE_GPU, STEP)
+    assert (whole["weights"], whole["optimizer"]) == (everything * 4, everything * 8)
+    recipe = plain(dtype="bfloat16", bf16=True)
     for strategy in STRATEGIES:
-        method = Method(strategy, 8, Precision(2, True))
-        one, many = estimate(shape, replace(method, devices=1), STEP), estimate(shape, method, STEP)
-        assert one.activations == many.activations
-        assert (many.optimizer == one.optimizer) == (strategy == "ddp")
-        assert (many.weights == one.weights) == (strategy in ("ddp", "zero2"))
-    zero3 = estimate(shape, Method("zero3", 16, Precision(2, True)), STEP)
-    assert zero3.optimizer == shape.parameters * 12 / 16
+        one, many = (estimate(network, recipe, Hardware(devices, strategy), STEP) for devices in (1, 8))
+        assert one["activations"] == many["activations"]
+        assert (many["optimizer"] == one["optimizer"]) == (strategy == "ddp")
+        assert (many["weights"] == one["weights"]) == (strategy in ("ddp", "zero2"))
+    zero3 = estimate(network, recipe, Hardware(16, "zero3"), STEP)
+    assert zero3["optimizer"] == everything * 12 / 16
 
 
 def test_what_saves_memory_saves_memory() -> None:
-    shape, method = PUBLISHED["qwen2.5-vl-7b"], Method("ddp", 1, Precision(2, True))
-    lora = replace(method, adapter_rank=64)
+    network, bfloat16 = published("qwen2.5-vl-7b"), {"dtype": "bfloat16", "bf16": True}
+
+    def memory(step: StepShape = STEP, **changes: Any) -> dict[str, float]:
+        return estimate(network, plain(**bfloat16, **changes), ONE_GPU, step)
+
+    adapters = memory(lora={"r": 64})
     totals = [
-        estimate(shape, each, STEP).total
-        for each in (replace(method, recomputes=False), method, replace(method, has_frozen_vision=True), lora)
+        sum(each.values())
+        for each in (memory(gradient_checkpointing=False), memory(), memory(freeze_vision=True), adapters)
     ]
     assert totals == sorted(totals, reverse=True)
     assert len(set(totals)) == 4
-    quantised = estimate(shape, replace(lora, is_4bit=True), STEP)
+    quantised = memory(lora={"r": 64, "load_in_4bit": True})
     # 6.5 B of 8.3 B weights, from two bytes to about half of one.
-    assert estimate(shape, lora, STEP).weights - quantised.weights == pytest.approx(6.525e9 * 1.484, rel=0.01)
-    more = replace(STEP, rows=2)
-    assert estimate(shape, method, more).activations == 2 * estimate(shape, method, STEP).activations
+    assert adapters["weights"] - quantised["weights"] == pytest.approx(6.525e9 * 1.484, rel=0.01)
+    assert memory(replace(STEP, rows=2))["activations"] == 2 * memory()["activations"]
+
+
+def test_logits_are_planned_for_in_the_chunks_that_training_computes() -> None:
+    """Some 900 tokens of a published model at a time, however long the targets are and however many the rows."""
+    network, vocabulary = published("qwen2-vl-7b"), 152_064
+    recipe = plain(dtype="bfloat16", bf16=True)
+    one, few, many = (
+        estimate(network, recipe, ONE_GPU, replace(STEP, rows=rows, targets=targets))["logits"]
+        for rows, targets in ((1, 60), (4, 60), (4, 1536))
+    )
+    assert few == 4 * one
+    # In bfloat16 as computed and its gradient; in float32 the logits, their log-softmax and its gradient.
+    assert many == (2**29 // (4 * vocabulary)) * vocabulary * 16
 
 
 def test_the_largest_batch_fits_and_one_more_does_not(folder: Path) -> None:
     recipe = recipe_for(folder)
     model = read_model(recipe)
-    sizes, *_ = sizes_of(recipe, model)
-    method = planned_method(recipe, Hardware())
-    few = [largest_batch(model, method, sizes, gb, True) for gb in (1.0, 1.6, 2.0)]
+    sizes, *_ = row_sizes(recipe, model, read_sources(recipe.data, recipe.tasks, recipe.video_root))
+
+    def largest(device_gb: float, **changes: Any) -> int:
+        return largest_batch(recipe_for(folder, **changes), Hardware(device_gb=device_gb), model.network, sizes)
+
+    few = [largest(gb) for gb in (1.0, 1.6, 2.0)]
     assert few[0] == 0 < few[1] < few[2]
-    # A row a task needs more than one tree for all.
-    assert largest_batch(model, method, sizes, 2.0, False) < few[2]
+    # A row per task needs more than one tree for all.
+    assert largest(2.0, shared_prompt=False) < few[2]
 
 
 def test_a_published_model_needs_neither_folder_nor_network(
@@ -237,8 +290,7 @@ def test_without_its_files_a_recipe_is_planned_for_its_longest_row(kind: type[Re
     def report(*paths: str) -> str:
         content = recipe_content(folder, Path(there), max_steps=-1)
         recipe = parse_recipe({**content, "data": [{"path": path} for path in paths]}, kind)
-        make = grpo_dry_run_report if isinstance(recipe, GrpoRecipe) else dry_run_report
-        return make(recipe, Hardware(1, "ddp", 24.0, 2.0))
+        return dry_run_report(recipe, Hardware(1, "ddp", 24.0, 2.0))
 
     without = report(away)
     assert f"NOT HERE: {away}; a real start stops there" in without
@@ -265,13 +317,12 @@ def test_rows_that_the_run_would_skip_are_said(kind: type[Recipe], folder: Path,
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     content = {**recipe_content(folder, path), "video_root": str(folder / "data")}
-    make = grpo_dry_run_report if kind is GrpoRecipe else dry_run_report
-    report = make(parse_recipe(content, kind), Hardware())
+    report = dry_run_report(parse_recipe(content, kind), Hardware())
     assert "rows: 6 usable, 0 skipped, videos of 1 not here; " in report
     named = f"1 of 6 rows looked at would be skipped; the first: {rows[0]['id']} of {path}: {tmp_path}/broken.mp4"
     assert named in report
     assert "CANNOT RUN: 16.7% of the rows would be skipped, and max_skipped_fraction is 0.02" in report
-    raised = make(parse_recipe({**content, "max_skipped_fraction": 0.2}, kind), Hardware())
+    raised = dry_run_report(parse_recipe({**content, "max_skipped_fraction": 0.2}, kind), Hardware())
     assert named in raised
     assert "CANNOT RUN" not in raised
 
@@ -286,14 +337,14 @@ def test_missing_held_out_rows_are_named(folder: Path) -> None:
 def test_the_longest_row_holds_every_row(folder: Path) -> None:
     recipe = recipe_for(folder)
     model = read_model(recipe)
-    sizes, *_ = sizes_of(recipe, model)
-    longest = longest_row(recipe, model, (recipe.max_target_length,) * len(recipe.tasks))
+    sizes, *_ = row_sizes(recipe, model, read_sources(recipe.data, recipe.tasks, recipe.video_root))
+    longest = longest_row(recipe, model)
     assert longest.visual == max(size.visual for size in sizes)
     assert longest.text > max(size.text for size in sizes)
-    few = longest_row(recipe_for(folder, max_length=longest.total - 1), model, longest.targets)
+    few = longest_row(recipe_for(folder, max_length=longest.total - 1), model)
     assert (few.visual, few.text) == (longest.visual - 4, longest.text)
     with pytest.raises(SettingError, match="max_length 2048"):
-        longest_row(recipe_for(folder, max_length=2048), model, longest.targets)
+        longest_row(recipe_for(folder, max_length=2048), model)
 
 
 def test_hours_come_from_what_was_measured(tmp_path: Path) -> None:
@@ -315,10 +366,10 @@ def test_hours_come_from_what_was_measured(tmp_path: Path) -> None:
 def test_what_grpo_would_refuse_is_said(folder: Path) -> None:
     content = recipe_content(folder, folder / "data" / "plain.jsonl")
     recipe = parse_recipe(content, GrpoRecipe)
-    assert "CANNOT RUN: GRPO samples from whole weights" in grpo_dry_run_report(recipe, Hardware(8, "zero3"))
-    assert "CANNOT RUN" not in grpo_dry_run_report(recipe, Hardware(8, "zero2"))
+    assert "CANNOT RUN: GRPO samples from whole weights" in dry_run_report(recipe, Hardware(8, "zero3"))
+    assert "CANNOT RUN" not in dry_run_report(recipe, Hardware(8, "zero2"))
     with pytest.raises(SettingError, match="'nope' is none of"):
-        grpo_dry_run_report(parse_recipe({**content, "rewards": {"nope": 1.0}}, GrpoRecipe), Hardware())
+        dry_run_report(parse_recipe({**content, "rewards": {"nope": 1.0}}, GrpoRecipe), Hardware())
 
 
 @pytest.mark.parametrize(("changes", "message"), [({"strategy": "zero4"}, "zero4"), ({"devices": 0}, "at least 1")])

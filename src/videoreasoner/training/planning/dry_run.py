@@ -2,188 +2,211 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from videoreasoner.errors import SettingError
-from videoreasoner.rows import Row
-from videoreasoner.tasks import Task, thought_text
-from videoreasoner.training.data.examples import completions, target_texts, text_length
+from videoreasoner.tasks import Task
+from videoreasoner.training.grpo.recipe import SPLIT_WEIGHTS, GrpoRecipe
+from videoreasoner.training.grpo.rewards import KEY_ELEMENT_RETRIEVAL, TaskReward, load_rewards
 from videoreasoner.training.planning.memory import (
+    GAPS,
     GB,
-    STRATEGIES,
-    Memory,
-    Method,
-    Precision,
+    OVERHEAD_GB,
+    Hardware,
     StepShape,
-    Strategy,
+    activation_bytes,
+    count_parameters,
     estimate,
+    in_use_gb,
+    kv_width,
     trained_parameters,
 )
-from videoreasoner.training.planning.row_sizes import Model, RowSize, TextTokens, guessed_tokens, read_data, read_model
+from videoreasoner.training.planning.model import PlannedModel, read_model
+from videoreasoner.training.planning.row_sizes import PlannedData, RowSize, read_data
 from videoreasoner.training.recipe import LOST_UPDATES, SPLIT_TIED, Recipe, loses_updates
 
-# What a step's time is spent on, by the names of metrics.jsonl; one after the other.
+# The parts of a step's time that follow one another, by their names in metrics.jsonl.
 _STEP_PARTS = ("wait", "rollout", "rewards", "reference", "update")
-# What a GPU holds beside tensors: the CUDA context, workspaces, and gaps between blocks.
-_ASIDE_GB, _GAPS = 1.5, 0.05
+# Tokens of a usual completion: an event or an answer. `max_completion_length` is only a bound.
+_USUAL_COMPLETION = 24
+# A stand-in for the reward that needs an encoder; planning only checks names and tasks.
+_RETRIEVAL = TaskReward((Task.KEY_ELEMENTS,), Task.EVENT, lambda *_: None)
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """What the run is planned for.
+def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
+    """The report of a cold start or of GRPO, as text.
 
-    Attributes:
-        devices: how many; None: 1.
-        strategy: ddp, zero2, zero3 or fsdp2.
-        device_gb: memory of one.
-        rows_per_second: of all together, where it is known.
+    Raises:
+        VideoReasonerError: the recipe cannot be run anywhere; the message says why.
     """
-
-    devices: int | None = None
-    strategy: str = "ddp"
-    device_gb: float = 80.0
-    rows_per_second: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise SettingError(f"--strategy {self.strategy}: choose one of {', '.join(STRATEGIES)}")
-        if self.devices is not None and self.devices < 1:
-            raise SettingError(f"--devices {self.devices}: give at least 1")
-
-
-def planned_method(recipe: Recipe, hardware: Hardware) -> Method:
-    """How the recipe trains on that hardware. DeepSpeed and FSDP compute in bfloat16 by our profiles."""
-    is_split = hardware.strategy != "ddp"
-    # FSDP keeps what it trains in float32 alone.
-    is_upcast = hardware.strategy == "fsdp2" and recipe.lora is None
-    weight_bytes = 2 if recipe.dtype == "bfloat16" and not is_upcast else 4
-    return Method(
-        cast(Strategy, hardware.strategy),
-        hardware.devices or 1,
-        Precision(weight_bytes, recipe.bf16 or is_split),
-        recipe.lora.r if recipe.lora else 0,
-        bool(recipe.lora and recipe.lora.load_in_4bit),
-        recipe.freeze_vision,
-        recipe.gradient_checkpointing,
-    )
-
-
-def launch_notes(recipe: Recipe, model: Model, hardware: Hardware) -> list[str]:
-    """What stands against training these weights in that way."""
-    reasons = [LOST_UPDATES] if loses_updates(recipe, hardware.strategy != "ddp") else []
-    if recipe.lora and hardware.strategy == "fsdp2" and model.shape.text.is_tied:
-        reasons.append(SPLIT_TIED)
-    return [f"CANNOT RUN: {reason}" for reason in reasons]
-
-
-def count_text(parameters: int) -> str:
-    """`8.29 B`, `160.00 M`."""
-    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
+    if isinstance(recipe, GrpoRecipe):
+        load_rewards(recipe.rewards, {KEY_ELEMENT_RETRIEVAL: _RETRIEVAL}).check_tasks(recipe.tasks)
+    model = read_model(recipe)
+    data = read_data(recipe, model)
+    network = model.network
+    step_rows = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * hardware.devices
+    steps = data.steps(recipe, step_rows)
+    amount = "an unknown number of steps" if steps is None else f"{steps} steps"
+    iterations = recipe.num_iterations if isinstance(recipe, GrpoRecipe) else 1
+    lines = [
+        f"{recipe.model_name_or_path}: {_billions(count_parameters(network))} parameters, "
+        f"{_billions(trained_parameters(network, recipe))} of them trained",
+        *([model.note] if model.note else []),
+        *_data_notes(data, recipe.max_skipped_fraction),
+        *_launch_notes(recipe, network, hardware),
+        f"rows: {_row_counts(data)}; {amount} of {step_rows} rows",
+        *_token_lines(data, model),
+    ]
+    for name, shape in step_shapes(recipe, data.planned).items():
+        memory = estimate(network, recipe, hardware, shape)
+        fits = "fits" if in_use_gb(memory) <= hardware.device_gb else "DOES NOT FIT"
+        lines += [
+            f"memory of one of {hardware.devices} device(s), {hardware.strategy}, at the longest row{name}:",
+            *(f"  {part:<12} {value / GB:8.2f} GB" for part, value in memory.items() if value),
+            f"  {'total':<12} {in_use_gb(memory):8.2f} GB, with {OVERHEAD_GB} GB and {GAPS:.0%} beside tensors: "
+            f"{fits} into {hardware.device_gb:g} GB",
+        ]
+    if isinstance(recipe, GrpoRecipe):
+        lines.append(_rollout_line(recipe, hardware, model, data.planned))
+    most = largest_batch(recipe, hardware, network, data.planned)
+    lines += [
+        f"largest per_device_train_batch_size: {most}" if most else _too_large(recipe, hardware),
+        _hours(None if steps is None else steps / iterations * step_rows, hardware, recipe.output_dir),
+    ]
+    return "\n".join(lines)
 
 
-def step_shape(sizes: Sequence[RowSize], rows: int, is_shared: bool = True) -> StepShape:
-    """The largest step: every row of it as long as the longest."""
-    longest = max(sizes, key=lambda size: size.total)
-    targets = max(sum(size.targets) for size in sizes)
-    repeats = 1 if is_shared else max(len(size.targets) for size in sizes)
-    return StepShape(rows * repeats, longest.total, longest.visual, targets)
+def step_shapes(recipe: Recipe, sizes: Sequence[RowSize]) -> dict[str, StepShape]:
+    """The largest steps to plan for, every row of them as long as the longest: words that tell them apart -> shape."""
+    rows, longest = recipe.per_device_train_batch_size, max(sizes, key=lambda size: size.total)
+    if not isinstance(recipe, GrpoRecipe):
+        repeats = 1 if recipe.shared_prompt else max(len(size.targets) for size in sizes)
+        targets = max(sum(size.targets) for size in sizes)
+        return {"": StepShape(rows * repeats, longest.total, longest.visual, targets)}
+    shapes: dict[str, StepShape] = {}
+    completions = len(recipe.tasks) * recipe.num_generations
+    for length in sorted({min(_USUAL_COMPLETION, recipe.max_completion_length), recipe.max_completion_length}):
+        repeats, written = (1, completions * length) if recipe.shared_prompt else (completions, length)
+        shape = StepShape(rows * repeats, longest.total + written, longest.visual, written)
+        shapes[f" with {completions} completions of {length} tokens"] = shape
+    return shapes
 
 
-def in_use_gb(memory: Memory) -> float:
-    """Of a GPU, with what it holds beside tensors."""
-    return memory.total / GB * (1 + _GAPS) + _ASIDE_GB
+def largest_batch(recipe: Recipe, hardware: Hardware, network: Any, sizes: Sequence[RowSize]) -> int:
+    """Most rows that fit on a device together, up to 1024; 0 when not even one does."""
 
+    def needed_gb(rows: int) -> float:
+        tried = recipe.model_copy(update={"per_device_train_batch_size": rows})
+        return max(in_use_gb(estimate(network, tried, hardware, shape)) for shape in step_shapes(tried, sizes).values())
 
-def largest_batch(model: Model, method: Method, sizes: Sequence[RowSize], device_gb: float, is_shared: bool) -> int:
-    """Most rows at once that fit on a device; 0: not even one does."""
-    rows = 0
-    while rows < 1024 and in_use_gb(estimate(model.shape, method, step_shape(sizes, rows + 1, is_shared))) <= device_gb:
-        rows += 1
-    return rows
+    return bisect.bisect(range(1, 1025), hardware.device_gb, key=needed_gb)
 
 
 def measured_rate(output_dir: str) -> float | None:
-    """Rows a second of an earlier start of the run, from its metrics; None where there are none."""
+    """Rows per second of an earlier start of the run, from its metrics; None where there are none."""
     path = Path(output_dir) / "metrics.jsonl"
     if not path.is_file():
         return None
     lines: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        # The last line of a killed run may be half written.
+        # A killed run may leave half a line at the end.
         with contextlib.suppress(ValueError):
             lines.append(json.loads(line))
-    # The first step warms up. Of several steps on the same rows, the first one alone has them.
+    # The first step warms up. Where several steps use the same rows, the first of them counts the rows.
     timed = [line for line in lines if "rows" in line][1:]
     seconds = sum(line.get(f"time/{part}", 0.0) for line in timed for part in _STEP_PARTS)
     return sum(line["rows"] for line in timed) / seconds if seconds else None
 
 
-def lesson_tokens(recipe: Recipe, model: Model) -> TextTokens:
-    """Counts question and targets, as `Lessons` puts them behind the clip."""
-
-    def count(row: Row, duration_s: float) -> tuple[int, tuple[int, ...]]:
-        encoder = model.encoder
-        if encoder is None:
-            parts = {
-                Task.EVENT: "<s>[0.12, 0.47]<e>" * 2,
-                Task.KEY_ELEMENTS: ", ".join(row.key_elements or ()),
-                Task.ANSWER: row.answer or "",
-                Task.THINK: thought_text(row.reasoning or "", row.answer or ""),
-            }
-            prefixes = model.settings.prompts.prefixes
-            return guessed_tokens(model, row, [prefixes[t] + parts[t] for t in recipe.tasks if t in row.tasks()])
-        targets = completions(target_texts(row, recipe.tasks, encoder, duration_s), encoder, recipe.max_target_length)
-        question = encoder.question(row.question, row.options or ())
-        return text_length(question, targets, encoder), tuple(map(len, targets.values()))
-
-    return count
+def _billions(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
 
 
-def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
-    """The whole report, as text.
+def _launch_notes(recipe: Recipe, network: Any, hardware: Hardware) -> list[str]:
+    """Reasons why this model cannot be trained in this way."""
+    reasons = []
+    if isinstance(recipe, GrpoRecipe) and hardware.strategy in ("zero3", "fsdp2"):
+        reasons.append(SPLIT_WEIGHTS)
+    if loses_updates(recipe, hardware.strategy != "ddp"):
+        reasons.append(LOST_UPDATES)
+    if recipe.lora and hardware.strategy == "fsdp2" and network.config.tie_word_embeddings:
+        reasons.append(SPLIT_TIED)
+    return [f"CANNOT RUN: {reason}" for reason in reasons]
 
-    Raises:
-        VideoReasonerError: the recipe cannot be run anywhere; the message says why.
-    """
-    model = read_model(recipe)
-    data = read_data(recipe, model, lesson_tokens(recipe, model), (recipe.max_target_length,) * len(recipe.tasks))
-    method = planned_method(recipe, hardware)
-    step = step_shape(data.planned, recipe.per_device_train_batch_size, recipe.shared_prompt)
-    memory = estimate(model.shape, method, step)
-    step_rows = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * method.devices
-    steps = data.steps(recipe, step_rows)
-    used = in_use_gb(memory)
-    most = largest_batch(model, method, data.planned, hardware.device_gb, recipe.shared_prompt)
-    fits = "fits" if used <= hardware.device_gb else "DOES NOT FIT"
-    lines = [
-        f"{recipe.model_name_or_path}: {count_text(model.shape.parameters)} parameters, "
-        f"{count_text(trained_parameters(model.shape, method))} of them trained",
-        *([model.missing] if model.missing else []),
-        *data.notes(recipe.max_skipped_fraction),
-        *launch_notes(recipe, model, hardware),
-        f"rows: {data.counts}; {steps_text(steps)} of {step_rows} rows",
-        *_tokens(data.sizes, data.looked_into, is_guess=model.encoder is None),
-        f"memory of one of {method.devices} device(s), {hardware.strategy}, at the longest row:",
-        *(f"  {name:<12} {value / GB:8.2f} GB" for name, value in memory.parts().items()),
-        f"  {'in all':<12} {used:8.2f} GB, with {_ASIDE_GB} GB and {_GAPS:.0%} beside tensors: "
-        f"{fits} into {hardware.device_gb:g} GB",
-        f"largest per_device_train_batch_size: {most}" if most else _too_large(recipe, hardware),
-        hours_text(steps and steps * step_rows, hardware.rows_per_second, measured_rate(recipe.output_dir)),
-    ]
-    return "\n".join(lines)
+
+def _data_notes(data: PlannedData, max_skipped_fraction: float) -> list[str]:
+    """What is missing, what is assumed instead, and what is wrong with the rows."""
+    lines = [f"NOT HERE: {', '.join(data.missing)}; a real start stops there"] if data.missing else []
+    if data.refused:
+        first, looked_at = data.refused[0], len(data.sizes) + len(data.refused)
+        lines.append(
+            f"{len(data.refused)} of {looked_at} rows looked at would be skipped; the first: {first.row} of "
+            f"{first.source}: {first.reason}"
+        )
+    if data.skipped_fraction > max_skipped_fraction:
+        lines.append(
+            f"CANNOT RUN: {data.skipped_fraction:.1%} of the rows would be skipped, and max_skipped_fraction is "
+            f"{max_skipped_fraction:g}; correct the rows, or raise the limit"
+        )
+    if data.assumed is not None:
+        targets = f", {sum(data.assumed.targets)} of them targets" if data.assumed.targets else ""
+        lines.append(
+            f"assumed instead: a row as long as the recipe allows: {data.assumed.visual} visual tokens (all frames at "
+            f"the largest size), {data.assumed.text} of text{targets}"
+        )
+    return lines
+
+
+def _row_counts(data: PlannedData) -> str:
+    if not data.sources:
+        return "not known"
+    skipped, absent = (sum(len(getattr(rows, name)) for rows in data.sources) for name in ("skipped", "absent"))
+    counts = f"{sum(map(len, data.sources))} usable, {skipped} skipped"
+    counts += f", videos of {absent} not here" if absent else ""
+    return counts if data.assumed is None else f"{counts} in the files that are here"
+
+
+def _token_lines(data: PlannedData, model: PlannedModel) -> list[str]:
+    sizes = data.sizes
+    if not sizes:
+        return ["tokens per row: not known"]
+    counts = {"frames": [size.visual for size in sizes], "text": [size.text for size in sizes]}
+    if any(size.targets for size in sizes):
+        counts["of it targets"] = [sum(size.targets) for size in sizes]
+    counts["all"] = [size.total for size in sizes]
+    guess = "" if model.has_tokenizer else ", texts counted by characters"
+    lines = [f"tokens per row, from {len(sizes)} rows ({data.opened} videos looked into{guess}):"]
+    for name, values in counts.items():
+        low, middle, high, top = np.quantile(values, [0, 0.5, 0.99, 1]).round().astype(int)
+        lines.append(f"  {name:<14} min {low:6d}   median {middle:6d}   p99 {high:6d}   max {top:6d}")
+    return lines
+
+
+def _rollout_line(recipe: GrpoRecipe, hardware: Hardware, model: PlannedModel, sizes: Sequence[RowSize]) -> str:
+    together = min(recipe.rollout_batch_size, recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps)
+    # The rows of a cache are all as long as the longest.
+    written = len(recipe.tasks) * recipe.num_generations * recipe.max_completion_length
+    columns = max(size.total for size in sizes) + written
+    cache = together * columns * model.network.config.text_config.num_hidden_layers * 2 * kv_width(model.network)
+    return (
+        f"rollouts, before the update: {cache * activation_bytes(recipe, hardware) / GB:.2f} GB of keys and values "
+        f"for {together} row(s) at once (rollout_batch_size), at the limit of completions"
+    )
 
 
 def _too_large(recipe: Recipe, hardware: Hardware) -> str:
+    is_grpo, is_split = isinstance(recipe, GrpoRecipe), hardware.strategy in ("zero3", "fsdp2")
+    others = "zero2" if is_grpo else "zero3 or fsdp2"
     advice = [
         ("gradient_checkpointing=true", not recipe.gradient_checkpointing),
-        ("--strategy zero3 or fsdp2 on more devices", hardware.strategy in ("ddp", "zero2") and not recipe.lora),
+        (f"--strategy {others} on more devices", not recipe.lora and not is_split and hardware.strategy != others),
+        ("max_completion_length lower", is_grpo),
         ("a recipe with lora", recipe.lora is None),
         ("lora.load_in_4bit=true", recipe.lora is not None and not recipe.lora.load_in_4bit),
         ("settings.max_pixels or settings.frame_budget lower", True),
@@ -191,35 +214,13 @@ def _too_large(recipe: Recipe, hardware: Hardware) -> str:
     return "not even one row fits; try " + ", or ".join(text for text, helps in advice if helps)
 
 
-def _tokens(sizes: Sequence[RowSize], looked_into: int, is_guess: bool) -> list[str]:
-    if not sizes:
-        return ["tokens of a row: not known"]
-    return [
-        f"tokens of a row, from {len(sizes)} rows ({looked_into} videos looked into"
-        f"{', texts counted by characters' if is_guess else ''}):",
-        _spread("frames", [size.visual for size in sizes]),
-        _spread("text", [size.text for size in sizes]),
-        _spread("of it targets", [sum(size.targets) for size in sizes]),
-        _spread("all", [size.total for size in sizes]),
-    ]
-
-
-def _spread(name: str, values: Sequence[int]) -> str:
-    low, middle, high, top = np.quantile(values, [0, 0.5, 0.99, 1]).round().astype(int)
-    return f"  {name:<14} min {low:6d}   median {middle:6d}   p99 {high:6d}   max {top:6d}"
-
-
-def steps_text(steps: int | None) -> str:
-    """How many steps, in words."""
-    return "an unknown number of steps" if steps is None else f"{steps} steps"
-
-
-def hours_text(rows: float | None, given: float | None, measured: float | None) -> str:
-    """How long so many rows take at a rate in rows a second, in words."""
-    rate = given or measured
+def _hours(rows: float | None, hardware: Hardware, output_dir: str) -> str:
+    """How long that many rows take, in words."""
+    rate, origin = hardware.rows_per_second, "given"
+    if rate is None:
+        rate, origin = measured_rate(output_dir), "measured in output_dir"
     if rows is None:
         return "hours: not known without the rows"
     if not rate:
         return "hours: not known; give --rows-per-second, or run a few steps into output_dir first"
-    origin = "given" if given else "measured in output_dir"
     return f"hours: {rows / rate / 3600:.2f} at {rate:.3g} rows/s ({origin})"

@@ -1,35 +1,57 @@
-"""What a training step holds in memory, estimated from shapes. Pure.
+"""What a training step holds in the memory of one device, estimated from sizes.
 
-Sources: ZeRO, arXiv 1910.02054 (sections 3 and 5: bytes a parameter and how they are split); Korthikanti et al.,
-arXiv 2205.05198 (what a layer keeps for its backward pass), counted anew for these models; QLoRA, arXiv 2305.14314.
-`docs/training.md` compares the estimate with what runs took.
+Sources: ZeRO, arXiv 1910.02054 (sections 3 and 5: bytes per parameter and how they are split); Korthikanti et al.,
+arXiv 2205.05198 (what a layer keeps for its backward pass), counted again for these models; QLoRA, arXiv 2305.14314.
+`docs/training.md` compares the estimate with measured runs.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any
 
-from videoreasoner.training.planning.shapes import ModelShape
+from torch import nn
 
-Strategy = Literal["ddp", "zero2", "zero3", "fsdp2"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+from videoreasoner.errors import SettingError
+from videoreasoner.training.grpo.leaf_batch import tokens_at_once
+from videoreasoner.training.grpo.recipe import GrpoRecipe
+from videoreasoner.training.recipe import Lora, Recipe
+from videoreasoner.training.runtime.adapters import UNQUANTISED
 
+STRATEGIES = ("ddp", "zero2", "zero3", "fsdp2")
 GB = 1e9
-# NF4 with its scales quantised as well: 4 bits, and 8 + 32/256 bits for each 64 weights.
-_BYTES_A_4BIT_WEIGHT = 0.5 + (1 + 4 / 256) / 64
+# What a GPU holds beside tensors: the CUDA context and workspaces, and gaps between blocks as a share of all tensors.
+OVERHEAD_GB, GAPS = 1.5, 0.05
+# NF4 with quantised scales: 4 bits, and 8 + 32/256 bits for each 64 weights.
+_BYTES_PER_4BIT_WEIGHT = 0.5 + (1 + 4 / 256) / 64
 
 
 @dataclass(frozen=True)
-class Precision:
-    """Bytes of weights, and whether the forward pass is computed in bfloat16 beside float32 weights."""
+class Hardware:
+    """What the run is planned for.
 
-    weight_bytes: int
-    is_mixed: bool
+    Attributes:
+        devices: how many GPUs.
+        strategy: one of `STRATEGIES`.
+        device_gb: memory of one device.
+        rows_per_second: of all devices together, where it is known.
 
-    @property
-    def activation_bytes(self) -> int:
-        return 2 if self.is_mixed else self.weight_bytes
+    Raises:
+        SettingError: there is no such strategy, or less than one device.
+    """
+
+    devices: int = 1
+    strategy: str = "ddp"
+    device_gb: float = 80.0
+    rows_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise SettingError(f"--strategy {self.strategy}: choose one of {', '.join(STRATEGIES)}")
+        if self.devices < 1:
+            raise SettingError(f"--devices {self.devices}: give at least 1")
 
 
 @dataclass(frozen=True)
@@ -37,10 +59,10 @@ class StepShape:
     """One forward and backward pass on one device.
 
     Attributes:
-        rows: trees in the batch.
+        rows: of the batch.
         tokens: of the longest row; the others are padded to it.
         visual_tokens: of the longest row.
-        targets: positions of the longest row whose logits are computed.
+        targets: tokens of a row that the loss is computed of, at most.
     """
 
     rows: int
@@ -49,110 +71,129 @@ class StepShape:
     targets: int
 
 
-@dataclass(frozen=True)
-class Method:
-    """What is trained, and how it is spread.
-
-    Attributes:
-        devices: how many.
-        adapter_rank: of LoRA; 0 trains everything.
-        is_4bit: QLoRA.
-        has_frozen_vision: whether the vision tower is left as it is.
-        recomputes: gradient checkpointing.
-    """
-
-    strategy: Strategy
-    devices: int
-    precision: Precision
-    adapter_rank: int = 0
-    is_4bit: bool = False
-    has_frozen_vision: bool = False
-    recomputes: bool = True
+Memory = dict[str, float]
+"""Part -> bytes on one device at the peak of a step."""
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one device."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    activations: float
-    logits: float
-
-    @property
-    def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
-
-    def parts(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in ("weights", "gradients", "optimizer", "activations", "logits")}
+def in_use_gb(memory: Memory) -> float:
+    """Memory of a device that is taken, by tensors and all else."""
+    return sum(memory.values()) / GB * (1 + GAPS) + OVERHEAD_GB
 
 
-def trained_parameters(shape: ModelShape, method: Method) -> int:
+def count_parameters(module: nn.Module) -> int:
+    """Parameters of a module; an output layer that is the embedding counts once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def trained_parameters(network: Any, recipe: Recipe) -> int:
     """How many parameters have a gradient."""
-    if method.adapter_rank:
-        return shape.text.adapters(method.adapter_rank)
-    return shape.text.parameters + (0 if method.has_frozen_vision else shape.vision.parameters)
+    if recipe.lora is not None:
+        return _adapter_parameters(network, recipe.lora)
+    return count_parameters(network) - (count_parameters(network.model.visual) if recipe.freeze_vision else 0)
 
 
-def estimate(shape: ModelShape, method: Method, step: StepShape) -> Memory:
-    """Memory of one device at the peak of a step."""
-    weights, gradients, optimizer = _states(shape, method)
-    return Memory(weights, gradients, optimizer, _activations(shape, method, step), _logits(shape, method, step))
+def _adapter_parameters(network: Any, lora: Lora) -> int:
+    # The two rows of the event tokens, which are trained too, are too few to count.
+    wanted = lora.target_modules
+    if isinstance(wanted, list):
+        wanted = rf"(.*\.)?({'|'.join(map(re.escape, wanted))})"
+    return lora.r * sum(sum(shape) for name, shape in _linear_layers(network).items() if re.fullmatch(wanted, name))
 
 
-def _states(shape: ModelShape, method: Method) -> tuple[float, float, float]:
-    trained, split = trained_parameters(shape, method), method.devices
-    size, is_mixed = method.precision.weight_bytes, method.precision.is_mixed
-    frozen = (shape.parameters - trained) * size if not method.adapter_rank else _frozen(shape, method)
+def _linear_layers(network: Any) -> dict[str, tuple[int, int]]:
+    """Name -> (inputs, outputs)."""
+    return {n: (m.in_features, m.out_features) for n, m in network.named_modules() if isinstance(m, nn.Linear)}
+
+
+def kv_width(network: Any) -> int:
+    """Numbers per token in the keys of one layer, and as many in its values."""
+    return int(network.model.language_model.layers[0].self_attn.k_proj.out_features)
+
+
+def activation_bytes(recipe: Recipe, hardware: Hardware) -> int:
+    """Bytes per number of the forward pass. DeepSpeed and FSDP compute in bfloat16 by our launch profiles."""
+    return 2 if recipe.bf16 or hardware.strategy != "ddp" else _weight_bytes(recipe, hardware)
+
+
+def estimate(network: Any, recipe: Recipe, hardware: Hardware, step: StepShape) -> Memory:
+    """Memory of one device at the peak of a step.
+
+    Args:
+        network: transformers' model on any device, the meta device too.
+    """
+    has_reference = isinstance(recipe, GrpoRecipe) and recipe.beta > 0 and recipe.lora is None
+    size = activation_bytes(recipe, hardware)
+    weights, gradients, optimizer = _states(network, recipe, hardware)
+    return {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "activations": _activations(network, recipe, size, step),
+        "logits": _logits(network.config.text_config.vocab_size, size, step),
+        "reference": count_parameters(network) * _weight_bytes(recipe, hardware) if has_reference else 0,
+    }
+
+
+def _weight_bytes(recipe: Recipe, hardware: Hardware) -> int:
+    # FSDP keeps trained weights in float32 only.
+    is_float32 = recipe.dtype == "float32" or (hardware.strategy == "fsdp2" and recipe.lora is None)
+    return 4 if is_float32 else 2
+
+
+def _states(network: Any, recipe: Recipe, hardware: Hardware) -> tuple[float, float, float]:
+    """Bytes of weights, gradients and optimizer."""
+    strategy, devices = hardware.strategy, hardware.devices
+    size, computed = _weight_bytes(recipe, hardware), activation_bytes(recipe, hardware)
+    trained, everything = trained_parameters(network, recipe), count_parameters(network)
+    language = network.model.language_model
+    layer, embedding = count_parameters(language.layers[0]), count_parameters(language.embed_tokens)
+    # Adapters come on top of the model.
+    frozen: float = (everything - (0 if recipe.lora else trained)) * size
+    if recipe.lora and recipe.lora.load_in_4bit:
+        linear = _linear_layers(network).items()
+        quantised = sum(math.prod(shape) for name, shape in linear if not name.startswith(UNQUANTISED))
+        frozen -= quantised * (size - _BYTES_PER_4BIT_WEIGHT)
     # What is gathered to compute one layer, and the next one ahead of time.
-    gathered = 2 * max(shape.text.layer, shape.text.embedding) * method.precision.activation_bytes
-    if method.strategy == "zero2":
-        return trained * 2 + frozen, trained * 2 / split, trained * 12 / split
-    if method.strategy == "zero3":
-        return (trained * 2 + frozen) / split + gathered, trained * 2 / split, trained * 12 / split
-    if method.strategy == "fsdp2":
-        return (trained * size + frozen) / split + gathered, trained * size / split, trained * 2 * size / split
-    # Autocast keeps a copy of every weight it has cast until the backward pass is over.
-    copies = (shape.parameters - shape.text.embedding) * 2 if is_mixed and size == 4 else 0
+    gathered = 2 * max(layer, embedding) * computed
+    if strategy == "zero2":
+        return trained * 2 + frozen, trained * 2 / devices, trained * 12 / devices
+    if strategy == "zero3":
+        return (trained * 2 + frozen) / devices + gathered, trained * 2 / devices, trained * 12 / devices
+    if strategy == "fsdp2":
+        return (trained * size + frozen) / devices + gathered, trained * size / devices, trained * 2 * size / devices
+    # Autocast keeps a bfloat16 copy of every float32 weight until the backward pass is over.
+    copies = (everything - embedding) * 2 if computed < size else 0
     # Adapters are float32 whatever the weights are.
-    trained_size = 4 if method.adapter_rank else size
+    trained_size = 4 if recipe.lora else size
     return trained * trained_size + frozen + copies, trained * trained_size, trained * 2 * trained_size
 
 
-def _frozen(shape: ModelShape, method: Method) -> float:
-    size = method.precision.weight_bytes
-    if not method.is_4bit:
-        return shape.parameters * size
-    quantised = shape.text.layers * shape.text.layer_linear
-    return quantised * _BYTES_A_4BIT_WEIGHT + (shape.parameters - quantised) * size
-
-
-def _activations(shape: ModelShape, method: Method, step: StepShape) -> float:
-    size = method.precision.activation_bytes
-    text, vision = shape.text, shape.vision
+def _activations(network: Any, recipe: Recipe, size: int, step: StepShape) -> float:
+    text, visual = network.config.text_config, network.model.visual
+    mlp = [module for module in visual.blocks[0].mlp.modules() if isinstance(module, nn.Linear)]
+    vision_layers, vision_width = len(visual.blocks), visual.patch_embed.proj.out_channels
     tokens = step.rows * step.tokens
-    patches = step.rows * step.visual_tokens * vision.merge_size**2
-    # Of one token in one layer: both norms in float32; queries, keys, values before and after rotation, spread over all
-    # heads; what attention gives; the four wide tensors of the MLP; the residual stream.
-    layer = 16 * text.hidden + size * (7 * text.hidden + 2 * text.kv_width + 4 * text.intermediate)
-    wide = 3 if vision.is_gated else 2
-    block = 8 * vision.width + size * (9 * vision.width + (wide + 1) * vision.intermediate)
-    has_backward = not (method.has_frozen_vision or method.adapter_rank)
-    if method.recomputes:
-        inputs = tokens * text.layers * text.hidden * size
-        seen = patches * vision.depth * vision.width * size if has_backward else 0
-        # One layer at a time: first of the text, then, with its inputs gone, of the vision tower.
-        held = seen + max(inputs + tokens * layer, patches * block)
+    patches = step.rows * step.visual_tokens * network.config.vision_config.spatial_merge_size**2
+    # One token in one layer: both norms in float32; queries, keys, values before and after rotation, spread over all
+    # heads; the output of attention; the four wide tensors of the MLP; the residual stream.
+    layer = 16 * text.hidden_size + size * (7 * text.hidden_size + 2 * kv_width(network) + 4 * text.intermediate_size)
+    # One patch in one block likewise: of its MLP, the output of every wide layer and what the activation keeps.
+    block = 8 * vision_width + size * (9 * vision_width + (len(mlp) + 1) * mlp[0].out_features)
+    has_backward = not (recipe.freeze_vision or recipe.lora)
+    if recipe.gradient_checkpointing:
+        inputs = tokens * text.num_hidden_layers * text.hidden_size * size
+        block_inputs = patches * vision_layers * vision_width * size if has_backward else 0
+        # One layer at a time: first of the text, then, with its inputs freed, of the vision tower.
+        held = block_inputs + max(inputs + tokens * layer, patches * block)
     else:
-        held = tokens * text.layers * layer + (patches * vision.depth * block if has_backward else 0)
-    pixels = patches * vision.patch_values * (4 + size)
-    # The ancestor mask of all tokens behind the clip, as it comes, and as attention adds it.
+        held = tokens * text.num_hidden_layers * layer + (patches * vision_layers * block if has_backward else 0)
+    pixels = patches * visual.patch_embed.proj.weight[0].numel() * (4 + size)
+    # The ancestor mask of all tokens behind the clip: one byte, and once more as the number that attention adds.
     mask = step.rows * (step.tokens - step.visual_tokens) * step.tokens * (1 + size)
     return held + pixels + mask
 
 
-def _logits(shape: ModelShape, method: Method, step: StepShape) -> float:
-    size = method.precision.activation_bytes
-    # As computed, picked, in float32, the log-softmax, and its gradient.
-    return step.rows * step.targets * shape.text.vocabulary * (2 * size + 12)
+def _logits(vocabulary: int, size: int, step: StepShape) -> float:
+    # The head is computed for so many tokens at a time. Each logit is held as computed, with its gradient, and in
+    # float32 as itself, its log-softmax and that one's gradient.
+    return min(step.rows * step.targets, tokens_at_once(vocabulary)) * vocabulary * (2 * size + 12)

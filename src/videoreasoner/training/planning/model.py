@@ -1,0 +1,154 @@
+"""The model of a recipe as far as planning needs it: settings, a tokenizer, and the network without its weights.
+
+The network is built on torch's meta device, where tensors have shapes and no content.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videoreasoner.errors import CheckpointError
+from videoreasoner.models.checkpoint import FAMILIES, SHIPPED, find_folder, is_hub_id, read_config
+from videoreasoner.models.event_tokens import extend_tokenizer
+from videoreasoner.models.prompt_encoder import TURN_END, TURN_START, VIDEO_PAD, VISION_END, VISION_START, PromptEncoder
+from videoreasoner.settings import Settings
+from videoreasoner.tasks import EVENT_TOKENS
+from videoreasoner.training.recipe import Recipe
+from videoreasoner.video.patches import PatchSettings
+
+_CHARACTERS_PER_TOKEN = 3.5
+
+
+def _config(model_type: str, is_tied: bool, vision: dict[str, int], *text: int) -> dict[str, Any]:
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+    return {
+        "model_type": model_type,
+        "tie_word_embeddings": is_tied,
+        "text_config": dict(zip((*names, "vocab_size"), text, strict=True)),
+        "vision_config": vision,
+    }
+
+
+def _qwen2(out: int) -> dict[str, int]:
+    return {"depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "hidden_size": out}
+
+
+def _qwen2_5(out: int) -> dict[str, int]:
+    return {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": out}
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "qwen2-vl-2b": _config("qwen2_vl", True, _qwen2(1536), 1536, 28, 12, 2, 8960, 151936),
+    "qwen2-vl-7b": _config("qwen2_vl", False, _qwen2(3584), 3584, 28, 28, 4, 18944, 152064),
+    "qwen2.5-vl-3b": _config("qwen2_5_vl", True, _qwen2_5(2048), 2048, 36, 16, 2, 11008, 151936),
+    "qwen2.5-vl-7b": _config("qwen2_5_vl", False, _qwen2_5(3584), 3584, 28, 28, 4, 18944, 152064),
+}
+"""Name -> the sizes in the config.json of a published model, so that it can be planned for without a network."""
+
+
+def meta_model(config: dict[str, Any]) -> Any:
+    """The model that a config.json describes, on torch's meta device.
+
+    Args:
+        config: in transformers' old flat layout or the nested one.
+
+    Raises:
+        CheckpointError: transformers cannot build a model from it.
+    """
+    import transformers
+    from huggingface_hub.errors import StrictDataclassError
+
+    family: Any = getattr(transformers, FAMILIES[config["model_type"]])
+    try:
+        with torch.device("meta"):
+            return family(family.config_class.from_dict(config))
+    except (ArithmeticError, LookupError, RuntimeError, StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"not the configuration of a Qwen-VL model ({type(error).__name__}: {reason})") from error
+
+
+def published_name(name: str) -> str | None:
+    """The key in `PUBLISHED` of a model id such as Qwen/Qwen2-VL-7B-Instruct; None for any other."""
+    key = name.rpartition("/")[2].lower().removesuffix("-instruct")
+    return key if key in PUBLISHED else None
+
+
+def similar_published_name(path: str) -> str | None:
+    """The published model that the last part of a path begins with: `out/qwen2-vl-2b-lora` is like qwen2-vl-2b."""
+    last = path.rpartition("/")[2].lower()
+    return next((key for key in PUBLISHED if last == key or last.startswith(f"{key}-")), None)
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """What is known of a model without its weights.
+
+    Attributes:
+        network: transformers' model on the meta device.
+        encoder: counts tokens; by characters where `has_tokenizer` is false.
+        note: what to tell of a folder that does not exist yet and was planned for by its name; else empty.
+    """
+
+    network: Any
+    settings: Settings
+    patches: PatchSettings
+    encoder: PromptEncoder
+    has_tokenizer: bool
+    note: str = ""
+
+
+def read_model(recipe: Recipe) -> PlannedModel:
+    """The model of a recipe, from its folder or from the table of published models.
+
+    A folder that does not exist, because the run that makes it comes later, is planned for as the published model that
+    its name begins with.
+
+    Raises:
+        CheckpointError: the model is neither a usable folder nor published.
+        SettingError: the recipe's settings make no sense.
+    """
+    name = recipe.model_name_or_path
+    is_here = Path(name).expanduser().is_dir() or (SHIPPED / name).is_dir()
+    key, note = published_name(name), ""
+    if not is_hub_id(name) and (similar := similar_published_name(name)) is not None:
+        key, note = similar, f"NOT HERE: {name}; planned for as {similar}, which its name begins with"
+    if key is not None and not is_here:
+        settings = Settings().changed(**recipe.settings)
+        patches = PatchSettings(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+        encoder = PromptEncoder(_CharacterCounter(), settings.prompts)
+        return PlannedModel(meta_model(PUBLISHED[key]), settings, patches, encoder, False, note)
+    folder = find_folder(name, weights=False)
+    settings = Settings.load(folder).changed(**recipe.settings)
+    try:
+        network = meta_model(read_config(folder))
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}/config.json: {error}") from error
+    patches = PatchSettings.from_folder(folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    return PlannedModel(network, settings, patches, _encoder(folder, settings), True)
+
+
+def _encoder(folder: Path, settings: Settings) -> PromptEncoder:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: its tokenizer cannot be read ({error})") from error
+    extend_tokenizer(tokenizer)
+    return PromptEncoder(tokenizer, settings.prompts)
+
+
+class _CharacterCounter:
+    """Stands in for a tokenizer that is not here: makes one token of every 3.5 characters."""
+
+    def get_vocab(self) -> dict[str, int]:
+        special = (TURN_START, TURN_END, VISION_START, VISION_END, VIDEO_PAD, *EVENT_TOKENS)
+        return {token: number for number, token in enumerate(special)}
+
+    def __call__(self, text: str, **options: bool) -> dict[str, list[int]]:
+        return {"input_ids": [0] * math.ceil(len(text) / _CHARACTERS_PER_TOKEN)}
