@@ -1,4 +1,4 @@
-"""Plots of a reproduction, as PNG files whose bytes follow from the result files and matplotlib's version."""
+"""Plots of a reproduction. The result files and the version of matplotlib determine the bytes of the PNG files."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which also people see apart who see few colours; and each line has a mark of its own.
+# The colours of Okabe and Ito, which colour-blind people can tell apart. Each line has its own mark, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "<")
 _MODES: dict[Mode, tuple[str, str, float]] = {
     "direct": ("#E69F00", "s", -0.17), "focus": ("#0072B2", "o", 0.17), "think": ("#CC79A7", "D", 0.0),
 }  # fmt: skip
 _SCORES: tuple[tuple[str, str, Split], ...] = (
-    ("answer", "plain: best option is right, %", "plain"),
-    ("answer", "detail: best option is right, %", "detail"),
+    ("answer", "plain: accuracy of the best option, %", "plain"),
+    ("answer", "detail: accuracy of the best option, %", "detail"),
     ("event_iou", "event: mean IoU, %", "all"),
-    ("answer_written", "plain: written answer is right, %", "plain"),
-    ("answer_written", "detail: written answer is right, %", "detail"),
+    ("answer_written", "plain: accuracy of the written answer, %", "plain"),
+    ("answer_written", "detail: accuracy of the written answer, %", "detail"),
 )
 _CURVES: tuple[tuple[Kind, str, str], ...] = (
-    ("grpo", "reward/event_iou", "GRPO, reward: IoU of the event"),
-    ("grpo", "reward/accuracy", "GRPO, reward: accuracy of the answer"),
-    ("grpo", "kl", "GRPO: KL divergence from the start"),
-    ("grpo", "parse_rate", "GRPO: share of rollouts that can be read"),
-    ("cold-start", "loss", "supervised: loss, nats a token"),
-    ("cold-start", "parse_rate", "supervised: share of outputs that can be read"),
+    ("grpo", "reward/event_iou", "GRPO: reward for event IoU"),
+    ("grpo", "reward/accuracy", "GRPO: reward for accuracy"),
+    ("grpo", "kl", "GRPO: KL divergence from the reference"),
+    ("grpo", "parse_rate", "GRPO: share of rollouts that can be parsed"),
+    ("cold-start", "loss", "supervised: negative log-likelihood per token"),
+    ("cold-start", "parse_rate", "supervised: share of outputs that can be parsed"),
 )
 _DPI = 90
-# Enough to keep every line in its colour, and half the bytes.
+# Colours in the file: enough for every line to keep its colour, and half the size.
 _PALETTE = 256
 
 
@@ -54,14 +54,14 @@ def need_matplotlib() -> None:
 
 
 def is_measured(mode: Mode, metric: str) -> bool:
-    """Whether a mode has the metric: a text chain scores no options, so that its `answer` is the written one."""
+    """Whether a mode has the metric. Mode think scores no options: its `answer` equals `answer_written`."""
     return not (mode == "think" and metric == "answer")
 
 
 def plot_scores(results: Results, path: Path) -> None:
-    """Right answers and event IoU of every arm and mode, with their 95 % intervals."""
-    figure, [*axes, for_legend] = _figure(2, 3, (12, 2 * (1.0 + 0.36 * len(results.arms))))
-    names = list(results.arms)
+    """Accuracy and event IoU of every variant and mode, with 95 % intervals."""
+    figure, [*axes, for_legend] = _figure(2, 3, (12, 2 * (1.0 + 0.36 * len(results.variants))))
+    names = list(results.variants)
     for place, (axis, (metric, title, split)) in enumerate(zip(axes, _SCORES, strict=True)):
         for mode, (colour, mark, shift) in _MODES.items():
             found = [(row, results.values(name, mode, metric, split)) for row, name in enumerate(names)]
@@ -71,10 +71,10 @@ def plot_scores(results: Results, path: Path) -> None:
             means = 100 * np.array([e.mean for _, e in rows])
             lengths = 100 * np.array([[e.mean - e.low for _, e in rows], [e.high - e.mean for _, e in rows]])
             at = [row + shift for row, _ in rows]
-            # A mean of shares may lie a rounding error outside its interval.
+            # Rounding can put the mean of shares slightly outside its interval.
             axis.errorbar(means, at, xerr=lengths.clip(0), fmt=mark, color=colour, capsize=3, label=mode)
         axis.set_title(title, fontsize=11)
-        axis.set_yticks(range(len(names)), [textwrap.fill(results.recipe.arms[name].title, 24) for name in names])
+        axis.set_yticks(range(len(names)), [textwrap.fill(results.recipe.variants[name].title, 24) for name in names])
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.set_xlim(-3, 103)
         axis.tick_params(labelleft=place % 3 == 0)
@@ -85,16 +85,18 @@ def plot_scores(results: Results, path: Path) -> None:
 
 
 def plot_curves(results: Results, path: Path) -> None:
-    """Rewards, divergence, loss and parse rate over the steps: the mean over seeds, and what they lie between."""
+    """Rewards, KL divergence, loss and parse rate over the steps: the mean and the range over seeds."""
     figure, axes = _figure(3, 2, (11, 10))
-    trained = {name: arm for name, arm in results.recipe.arms.items() if arm.train is not None}
+    trained = {name: variant for name, variant in results.recipe.variants.items() if variant.train is not None}
     handles: dict[str, Any] = {}
     for axis, (kind, key, title) in zip(axes, _CURVES, strict=True):
         for number, name in enumerate(trained):
-            curves = [c for c in results.arms[name].curves if key in c.values]
+            curves = [c for c in results.variants[name]["curves"] if key in c["values"]]
             if curves and trained[name].train == kind:
                 colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
-                handles[name] = _draw(axis, [c.step for c in curves], [c.values[key] for c in curves], colour, mark)
+                handles[name] = _draw(
+                    axis, [c["step"] for c in curves], [c["values"][key] for c in curves], colour, mark
+                )
         axis.set_title(title, fontsize=11)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
@@ -118,7 +120,7 @@ def _draw(axis: Axes, steps: Sequence[Any], values: Sequence[Any], colour: str, 
 
 def _figure(lines: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     need_matplotlib()
-    # Not through pyplot, which would keep figures and look for a display.
+    # Without pyplot, which keeps every figure in memory and looks for a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")

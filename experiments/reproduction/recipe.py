@@ -1,7 +1,8 @@
-"""What `reproduce` runs and what has to come out of it, as one YAML file that is fixed before anything runs."""
+"""The recipe of a reproduction: what is run and which claims are tested, fixed in a YAML file before anything runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from videoreasoner.benchmarks.tasks.synthetic import FIRST_HELD_OUT_SEED
 from videoreasoner.errors import SettingError
 from videoreasoner.synthetic.world import WorldSettings
-from videoreasoner.training.grpo.recipe import GrpoRecipe
-from videoreasoner.training.recipe import ColdStartRecipe, Recipe, load_recipe
+from videoreasoner.training.recipe import load_recipe
 
 Positive = Annotated[int, Field(ge=1)]
 Kind = Literal["cold-start", "grpo"]
@@ -22,11 +22,7 @@ Metric = Literal[
     "answer", "answer_written", "answer_parsed", "event_iou", "event_r@0.5", "event_parsed", "keyframes_in_event",
     "evidence_seen", "seconds", "tokens_out",
 ]  # fmt: skip
-
-# Only who locates has these.
-_LOCATED = ("event_iou", "event_r@0.5", "event_parsed", "keyframes_in_event")
-
-KINDS: dict[str, type[Recipe]] = {"cold-start": ColdStartRecipe, "grpo": GrpoRecipe}
+FOCUS_METRICS = ("event_iou", "event_r@0.5", "event_parsed", "keyframes_in_event")
 
 
 class _Strict(BaseModel):
@@ -34,14 +30,14 @@ class _Strict(BaseModel):
 
 
 class VideoSet(_Strict):
-    """Videos with questions about them."""
+    """Synthetic videos with questions about them."""
 
-    videos: Positive = Field(description="how many")
-    questions: Positive = Field(1, description="about each video, of each split")
-    splits: list[VideoSplit] = Field(["plain", "detail"], min_length=1, description="what is asked about them")
-    events: tuple[int, int] = Field((1, 3), description="fewest and most events of a video")
+    videos: Positive = Field(description="number of videos")
+    questions: Positive = Field(1, description="questions for each video and split")
+    splits: list[VideoSplit] = Field(["plain", "detail"], min_length=1, description="splits to train on")
+    events: tuple[int, int] = Field((1, 3), description="fewest and most events in a video")
     event_share: tuple[float, float] = Field((0.12, 0.35), description="shortest and longest event, share of the video")
-    seed: int = Field(ge=0, description="of the videos; training videos of run n have seed + n")
+    seed: int = Field(ge=0, description="seed of the videos; a training run with seed n uses seed + n")
 
     @property
     def rows(self) -> int:
@@ -52,78 +48,57 @@ class VideoSet(_Strict):
         return WorldSettings(self.events, self.event_share)
 
 
-class Videos(_Strict):
-    """All videos. No two sets share a seed, and those that are evaluated on come from the held-out range."""
+class VideoSets(_Strict):
+    """All videos of a reproduction. No two sets share a seed; evaluation uses a seed of the held-out range."""
 
     size: Positive = Field(description="width and height in pixels")
     cold_start: VideoSet = Field(description="rows of the cold starts")
-    queries: VideoSet = Field(description="queries of GRPO, and rows of the SFT that is its control")
-    watched: VideoSet = Field(description="held-out combinations that cold starts sample outputs for")
-    evaluation: VideoSet = Field(description="what arms are compared on")
+    queries: VideoSet = Field(description="queries of GRPO, and rows of its supervised control")
+    watched: VideoSet = Field(description="held-out videos that cold starts sample outputs for")
+    evaluation: VideoSet = Field(description="the benchmark on which variants are compared")
 
 
 class Training(_Strict):
-    """A recipe of `videoreasoner train`, and what is changed in it."""
+    """A recipe of `videoreasoner train` and the changes to it."""
 
-    recipe: str = Field(description="a file, from the working directory")
-    changes: dict[str, Any] = Field(default_factory=dict, description="keys of that recipe and their values")
+    recipe: str = Field(description="path of the recipe, relative to the working directory")
+    changes: dict[str, Any] = Field(default_factory=dict, description="recipe key -> value")
 
 
-class Arm(_Strict):
-    """One model to be compared: trained from another arm, or given."""
+class Variant(_Strict):
+    """A model that is compared: a given checkpoint, or one that is trained from another variant."""
 
-    title: str = Field(description="what the page calls it")
-    model: str | None = Field(None, description="a checkpoint that is taken as it is")
-    start: str | None = Field(None, description="the arm, further up, whose model of the same seed is trained on")
-    train: Kind | None = Field(None, description="how")
-    rows: Literal["cold_start", "queries"] = Field("queries", description="on which videos")
-    changes: dict[str, Any] = Field(default_factory=dict, description="in the recipe of that training")
-    modes: list[Mode] = Field(description="how it is evaluated")
-    minutes: float = Field(0.0, ge=0, description="of training on one core; decides the order of work alone")
-
-    @model_validator(mode="after")
-    def _given_or_trained(self) -> Arm:
-        if (self.model is None) == (self.start is None):
-            raise ValueError("give either model or start")
-        if (self.start is None) != (self.train is None):
-            raise ValueError("start and train go together")
-        return self
+    title: str = Field(description="name on the page")
+    model: str | None = Field(None, description="a checkpoint that is used as it is")
+    start: str | None = Field(None, description="an earlier variant; training starts from its model of the same seed")
+    train: Kind | None = Field(None, description="kind of training")
+    rows: Literal["cold_start", "queries"] = Field("queries", description="videos to train on")
+    changes: dict[str, Any] = Field(default_factory=dict, description="recipe key -> value, for this training")
+    modes: list[Mode] = Field(description="modes in which the variant is evaluated")
 
 
 class Test(_Strict):
-    """An inequality between an arm and another one, or a value.
+    """An inequality. It holds if the 95 % interval of variant - other lies above -margin."""
 
-    It holds when arm - other is above -margin with the whole 95 % interval.
-    """
-
-    # Not for pytest to collect.
+    # pytest must not collect this class.
     __test__ = False
 
-    arm: str
+    variant: str
     mode: Mode
     metric: Metric
     split: Split = "all"
-    over: str | None = Field(None, description="the other arm")
-    over_mode: Mode | None = Field(None, description="by default the same mode")
-    value: float | None = Field(None, description="in place of another arm")
-    margin: float = Field(0.0, ge=0, description="how much less still counts as no worse")
+    over: str | None = Field(None, description="the other variant")
+    over_mode: Mode | None = Field(None, description="mode of the other variant; the default is the same mode")
+    value: float | None = Field(None, description="a fixed value instead of another variant")
+    margin: float = Field(0.0, ge=0, description="a loss up to this size still counts as no worse")
 
     @property
     def other_mode(self) -> Mode:
         return self.over_mode or self.mode
 
-    @model_validator(mode="after")
-    def _one_other(self) -> Test:
-        if (self.over is None) == (self.value is None):
-            raise ValueError("give either over or value")
-        modes = {self.mode} if self.over is None else {self.mode, self.other_mode}
-        if self.metric in _LOCATED and modes != {"focus"}:
-            raise ValueError(f"{self.metric} is there in mode focus alone")
-        return self
-
 
 class Claim(_Strict):
-    """A sentence, and the tests that all have to hold for it."""
+    """A sentence, and the tests that must all hold for it."""
 
     text: str
     tests: list[Test] = Field(min_length=1)
@@ -132,73 +107,76 @@ class Claim(_Strict):
 class Reproduction(_Strict):
     """The whole recipe."""
 
-    out_dir: str = Field(description="videos, models and runs; not to be committed")
-    results_dir: str = Field(description="result files and plots; the page stands beside it, with .md behind its name")
-    seeds: list[int] = Field(min_length=1, description="of training; --seeds N takes the first N")
-    videos: Videos
+    out_dir: str = Field(description="folder for videos, models and runs; not committed")
+    results_dir: str = Field(description="folder for result files and plots; the page is written to results_dir + .md")
+    seeds: list[int] = Field(min_length=1, description="training seeds; --seeds N takes the first N")
+    videos: VideoSets
     training: dict[Kind, Training]
-    arms: dict[str, Arm]
+    variants: dict[str, Variant]
     claims: dict[str, Claim]
 
+    def seeds_of(self, variant: str) -> list[int | None]:
+        """The seeds of a variant; [None] if it is not trained."""
+        return [None] if self.variants[variant].train is None else [*self.seeds]
+
     @model_validator(mode="after")
-    def _seeds_are_apart(self) -> Reproduction:
+    def _makes_sense(self) -> Reproduction:
+        for problem in (*self._seed_problems(), *self._variant_problems(), *self._claim_problems()):
+            raise ValueError(problem)
+        return self
+
+    def _seed_problems(self) -> Iterator[str]:
+        videos = self.videos
+        used = [v.seed + seed for v in (videos.cold_start, videos.queries) for seed in self.seeds] + [
+            videos.watched.seed
+        ]
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: one is there twice")
-        sets = (self.videos.cold_start, self.videos.queries)
-        used = [videos.seed + seed for videos in sets for seed in self.seeds] + [self.videos.watched.seed]
-        if len(set(used)) < len(used):
-            raise ValueError("videos: two sets that are trained on, or watched, share a seed; move them apart")
-        if max(used) >= FIRST_HELD_OUT_SEED or self.videos.evaluation.seed < FIRST_HELD_OUT_SEED:
-            raise ValueError(
-                f"videos: seeds from {FIRST_HELD_OUT_SEED} on are for evaluation, and for nothing else; choose others"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _all_splits_are_evaluated(self) -> Reproduction:
+            yield "seeds: one is there twice"
+        elif len(set(used)) < len(used):
+            yield "videos: two of the sets cold_start, queries and watched share a seed; choose seeds further apart"
+        if max(used) >= FIRST_HELD_OUT_SEED or videos.evaluation.seed < FIRST_HELD_OUT_SEED:
+            yield f"videos: seeds of {FIRST_HELD_OUT_SEED} and above are for evaluation only; choose other seeds"
         for name in ("evaluation", "watched"):
-            if getattr(self.videos, name).splits != ["plain", "detail"]:
-                raise ValueError(f"videos.{name}: has both splits; take splits out")
-        return self
+            if getattr(videos, name).splits != ["plain", "detail"]:
+                yield f"videos.{name}: always has both splits; remove splits"
 
-    @model_validator(mode="after")
-    def _arms_are_known(self) -> Reproduction:
-        above: set[str] = set()
-        for name, arm in self.arms.items():
-            if arm.start is not None and arm.start not in above:
-                raise ValueError(f"arms.{name}: start is {arm.start!r}, which is no arm further up")
-            if arm.train is not None and arm.train not in self.training:
-                raise ValueError(f"arms.{name}: train is {arm.train!r}, which training does not describe")
-            above.add(name)
-        for name, claim in self.claims.items():
-            for test in claim.tests:
-                sides = [(test.arm, test.mode)] + ([(test.over, test.other_mode)] if test.over else [])
-                for arm_name, mode in sides:
-                    if arm_name not in self.arms or mode not in self.arms[arm_name].modes:
-                        raise ValueError(f"claims.{name}: no arm {arm_name!r} is evaluated in mode {mode!r}")
-        return self
+    def _variant_problems(self) -> Iterator[str]:
+        earlier: set[str] = set()
+        for name, variant in self.variants.items():
+            if (variant.model is None) == (variant.start is None):
+                yield f"variants.{name}: give either model or start"
+            if (variant.start is None) != (variant.train is None):
+                yield f"variants.{name}: start and train must be given together"
+            if variant.start is not None and variant.start not in earlier:
+                yield f"variants.{name}: start {variant.start!r} is not an earlier variant"
+            if variant.train is not None and variant.train not in self.training:
+                yield f"variants.{name}: train {variant.train!r} is not a key of training"
+            earlier.add(name)
 
-    def training_recipe(self, kind: Kind, overrides: list[str]) -> Recipe:
-        """The recipe of a training as the command will read it.
-
-        Raises:
-            SettingError: its file cannot be read, or a change makes no sense.
-        """
-        return load_recipe(Path(self.training[kind].recipe), KINDS[kind], overrides)
+    def _claim_problems(self) -> Iterator[str]:
+        for name, test in ((name, test) for name, claim in self.claims.items() for test in claim.tests):
+            if (test.over is None) == (test.value is None):
+                yield f"claims.{name}: give either over or value"
+            sides = [(test.variant, test.mode)] + ([(test.over, test.other_mode)] if test.over else [])
+            for variant, mode in sides:
+                if variant not in self.variants or mode not in self.variants[variant].modes:
+                    yield f"claims.{name}: no variant {variant!r} is evaluated in mode {mode!r}"
+                if test.metric in FOCUS_METRICS and mode != "focus":
+                    yield f"claims.{name}: {test.metric} is only measured in mode focus"
 
 
-def load_reproduction(path: Path, overrides: list[str] | None = None, seeds: int | None = None) -> Reproduction:
-    """Read a recipe; `base` and `key=value` overrides work as in those of `train`.
+def load_reproduction(path: Path, overrides: Sequence[str] = (), seeds: int | None = None) -> Reproduction:
+    """Read a recipe. `base` and `key=value` overrides work as in recipes of `videoreasoner train`.
 
     Args:
-        path: the file.
-        overrides: in order.
-        seeds: how many of its seeds to run; by default all.
+        path: the YAML file.
+        overrides: applied in order.
+        seeds: use only the first N seeds; the default is all.
 
     Raises:
-        SettingError: it cannot be read, a key is unknown, a value makes no sense, or it has fewer seeds.
+        SettingError: the file cannot be read, a key is unknown, a value makes no sense, or it has fewer seeds.
     """
-    recipe = load_recipe(path, Reproduction, overrides or ())
+    recipe = load_recipe(path, Reproduction, overrides)
     if seeds is None:
         return recipe
     if not 1 <= seeds <= len(recipe.seeds):

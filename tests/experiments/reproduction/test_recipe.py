@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from experiments.reproduction.recipe import load_reproduction
-from tests.experiments.reproduction.made import RECIPE, SMOKE, shipped
+from tests.experiments.reproduction.sample_results import RECIPE, SMOKE, shipped_recipe
 from videoreasoner.benchmarks.tasks.synthetic import DEFAULT_SEED, FIRST_HELD_OUT_SEED, held_out_settings
 from videoreasoner.errors import SettingError
 from videoreasoner.synthetic.videos import VideoSettings, video_world
 from videoreasoner.synthetic.world import held_out
 
 
-def test_the_sizes_and_arms_are_those_that_were_agreed_on() -> None:
-    recipe = shipped()
+def test_the_sizes_and_variants_are_the_agreed_ones() -> None:
+    recipe = shipped_recipe()
     assert (recipe.videos.cold_start.rows, recipe.videos.queries.rows, len(recipe.seeds)) == (3000, 5000, 3)
-    modes = {name: arm.modes for name, arm in recipe.arms.items()}
+    modes = {name: variant.modes for name, variant in recipe.variants.items()}
     chains = {name: modes.pop(name) for name in ("think-cold-start", "think")}
     assert list(modes) == ["base", "cold-start", "sft", "grpo-event", "grpo-answer", "grpo-both", "grpo-both-key"]
     assert all(found == ["direct", "focus"] for found in modes.values())
@@ -25,9 +25,9 @@ def test_the_sizes_and_arms_are_those_that_were_agreed_on() -> None:
     assert list(recipe.claims) == ["C1", "C2", "C3", "C4", "C5", "C6"]
 
 
-def test_the_smoke_run_differs_in_sizes_and_places_alone() -> None:
-    full, smoke = shipped(), load_reproduction(SMOKE)
-    assert (smoke.arms, smoke.claims) == (full.arms, full.claims)
+def test_the_smoke_run_differs_only_in_sizes_and_places() -> None:
+    full, smoke = shipped_recipe(), load_reproduction(SMOKE)
+    assert (smoke.variants, smoke.claims) == (full.variants, full.claims)
     assert {kind: training.recipe for kind, training in smoke.training.items()} == {
         kind: training.recipe for kind, training in full.training.items()
     }
@@ -36,8 +36,8 @@ def test_the_smoke_run_differs_in_sizes_and_places_alone() -> None:
 
 
 def test_nothing_that_is_evaluated_on_was_trained_on() -> None:
-    """All videos of the recipe, seed by seed: their seeds, and the combinations of colour, shape and detail in them."""
-    recipe = shipped()
+    """Neither a seed nor a combination of colour, shape and detail."""
+    recipe = shipped_recipe()
     videos = recipe.videos
     trained_on: set[tuple[str, str, str]] = set()
     seeds: list[int] = []
@@ -54,24 +54,25 @@ def test_nothing_that_is_evaluated_on_was_trained_on() -> None:
     assert all(held_out(*found) for found in evaluated_on)
     assert len(set(seeds)) == len(seeds)
     assert max(*seeds, videos.watched.seed) < FIRST_HELD_OUT_SEED <= videos.evaluation.seed
-    # Not one that was looked at before: see docs/tiny-model.md.
+    # These seeds were evaluated on before: see docs/tiny-model.md.
     assert videos.evaluation.seed not in {DEFAULT_SEED, 20_261_123, 20_261_125, 20_261_126}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("arms.sft.titel=x", "there is no key arms.sft.titel; did you mean title?"),
-        ("arms.sft.start=grpo-both", "which is no arm further up"),
-        ("arms.sft.start=null", "give either model or start"),
-        ("arms.base.train=grpo", "start and train go together"),
-        ("claims.C1.tests.0.arm=other", "no arm 'other' is evaluated"),
-        ("claims.C1.tests.0.mode=direct", "event_parsed is there in mode focus alone"),
+        ("variants.sft.titel=x", "there is no key variants.sft.titel; did you mean title?"),
+        ("variants.sft.start=grpo-both", "'grpo-both' is not an earlier variant"),
+        ("variants.sft.start=null", "variants.sft: give either model or start"),
+        ("variants.base.train=grpo", "variants.base: start and train must be given together"),
+        ("training={cold-start: {recipe: recipes/cold_start/tiny.yaml}}", "'grpo' is not a key of training"),
+        ("claims.C1.tests.0.variant=other", "no variant 'other' is evaluated"),
+        ("claims.C1.tests.0.mode=direct", "event_parsed is only measured in mode focus"),
         ("claims.C2.tests.0.value=1", "give either over or value"),
         ("videos.evaluation.seed=7", "are for evaluation"),
         ("videos.queries.seed=20000000", "are for evaluation"),
         ("videos.queries.seed=501", "share a seed"),
-        ("videos.evaluation.splits=[plain]", "videos.evaluation: has both splits"),
+        ("videos.evaluation.splits=[plain]", "videos.evaluation: always has both splits"),
         ("seeds=[1, 1]", "one is there twice"),
     ],
 )
@@ -82,10 +83,10 @@ def test_what_makes_no_sense_is_refused(change: str, message: str) -> None:
 
 @pytest.mark.parametrize(("seeds", "taken"), [(None, [0, 1, 2]), (1, [0]), (3, [0, 1, 2])])
 def test_the_first_seeds_are_taken(seeds: int | None, taken: list[int]) -> None:
-    assert shipped(seeds).seeds == taken
+    assert shipped_recipe(seeds).seeds == taken
 
 
 @pytest.mark.parametrize("seeds", [0, 4])
 def test_more_seeds_than_there_are_are_refused(seeds: Any) -> None:
     with pytest.raises(SettingError, match="give 1 to 3"):
-        shipped(seeds)
+        shipped_recipe(seeds)

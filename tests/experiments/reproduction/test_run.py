@@ -1,4 +1,4 @@
-"""`videoreasoner reproduce` with arms that take seconds; all arms are run by `make reproduce-smoke`."""
+"""A small reproduction from its videos to its page. `make reproduce-smoke` runs all variants of the shipped recipe."""
 
 from __future__ import annotations
 
@@ -8,21 +8,29 @@ from pathlib import Path
 import pytest
 import yaml
 
+from experiments.reproduction.run import main
 from tests.paths import ROOT
-from videoreasoner.cli.main import main
+from videoreasoner.errors import SettingError
+from videoreasoner.utils.files import locked
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        main(["reproduce", *map(str, arguments)])
+    """Exit code, stdout and stderr of the command line; a code that is a text goes to stderr, as Python does."""
+    code: int | str | None = 0
+    try:
+        main([*map(str, arguments)])
+    except SystemExit as end:
+        code = end.code
     out, err = capsys.readouterr()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code, out, err
+    return (1, out, f"{err}{code}\n") if isinstance(code, str) else (code or 0, out, err)
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    """One model, asked directly and trained for a step."""
+    """One given model, and one that is trained for a step."""
+    one_step = {"max_steps": 1, "per_device_train_batch_size": 1, "dataloader_num_workers": 0}
+    taught = {"title": "taught", "start": "given", "train": "cold-start", "changes": one_step, "modes": ["direct"]}
+    test = {"variant": "taught", "mode": "direct", "metric": "answer", "over": "given", "margin": 0.5}
     content = {
         "out_dir": str(tmp_path / "out"),
         "results_dir": str(tmp_path / "docs" / "reproduction"),
@@ -35,22 +43,8 @@ def recipe(tmp_path: Path) -> Path:
             "evaluation": {"videos": 1, "seed": 20_000_001},
         },
         "training": {"cold-start": {"recipe": str(ROOT / "recipes" / "cold_start" / "tiny.yaml")}},
-        "arms": {
-            "given": {"title": "given", "model": "tiny", "modes": ["direct"]},
-            "taught": {
-                "title": "taught",
-                "start": "given",
-                "train": "cold-start",
-                "changes": {"max_steps": 1, "per_device_train_batch_size": 1, "dataloader_num_workers": 0},
-                "modes": ["direct"],
-            },
-        },
-        "claims": {
-            "C1": {
-                "text": "It forgets nothing.",
-                "tests": [{"arm": "taught", "mode": "direct", "metric": "answer", "over": "given", "margin": 0.5}],
-            }
-        },
+        "variants": {"given": {"title": "given", "model": "tiny", "modes": ["direct"]}, "taught": taught},
+        "claims": {"C1": {"text": "It forgets nothing.", "tests": [test]}},
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -58,7 +52,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_a_reproduction_from_videos_to_its_page(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = call(capsys, "--recipe", recipe, "--jobs", "1")
+    code, out, err = call(capsys, "--recipe", recipe)
     assert code == 0, err
     folder = recipe.parent / "docs"
     page = folder / "reproduction.md"
@@ -69,27 +63,26 @@ def test_a_reproduction_from_videos_to_its_page(recipe: Path, capsys: pytest.Cap
     }  # fmt: skip
     assert all(job["cpu_seconds"] > 0 and job["starts"] == 1 for job in made["jobs"])
     contents = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    # Nothing is run again, and neither this nor `report` writes anything else.
+    # A second call runs nothing, and writes the same files as --page-only.
     code, out, err = call(capsys, "--recipe", recipe)
     assert code == 0, err
     assert "start" not in out
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == contents
     page.unlink()
-    assert call(capsys, "report", folder / "reproduction")[0] == 0
+    assert call(capsys, "--recipe", recipe, "--page-only")[0] == 0
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == contents
 
 
-def test_what_cannot_be_run_is_named_and_the_rest_goes_on(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    changes = ["--set", "arms.given.model=/no/such/model"]
-    code, out, err = call(capsys, "--recipe", recipe, *changes)
+def test_what_fails_is_named_and_the_rest_is_done(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "--recipe", recipe, "--set", "variants.given.model=/no/such/model")
     assert code == 1
     assert "FAILED eval-given-direct (exit code 2)" in out
     assert "/no/such/model" in out
     assert "end    videos-watched" in out
-    assert "could not be run: " in err
+    assert "failed, or needs what failed: " in err
     assert not (recipe.parent / "docs").exists()
-    # The videos are those of the right recipe as well; what began with the wrong model is another recipe's.
-    code, _, err = call(capsys, "--recipe", recipe, "--set", "arms.given.model=tiny-base")
+    # Another model is another recipe; the videos stay valid.
+    code, _, err = call(capsys, "--recipe", recipe, "--set", "variants.given.model=tiny-base")
     assert (code, err.count("\n")) == (2, 1)
     assert "eval-given-direct" in err
     assert "videos" not in err
@@ -102,14 +95,23 @@ def test_what_cannot_be_run_is_named_and_the_rest_goes_on(recipe: Path, capsys: 
         (["--jobs", "0"], "--jobs must be 1 or more"),
         (["--seeds", "2"], "give 1 to 1"),
         (["--set", "clams=1"], "did you mean claims?"),
+        (["--set", "out_dir=/dev/null/out"], "/dev/null/out: cannot be used"),
         (["--recipe", "/no/such.yaml"], "cannot be read"),
-        (["report", "/no/such/folder"], "recipe.json: cannot be read"),
+        (["--page-only"], "recipe.json: cannot be read"),
     ],
 )
 def test_mistakes_are_one_line(
     recipe: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    first = [] if arguments[0] in ("--recipe", "report") else ["--recipe", recipe]
-    code, out, err = call(capsys, *first, *arguments)
+    code, out, err = call(capsys, "--recipe", recipe, *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+def test_two_calls_do_not_share_a_folder(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = recipe.parent / "out"
+    out.mkdir()
+    with locked(out / ".lock", SettingError("busy")):
+        code, _, err = call(capsys, "--recipe", recipe)
+    assert code == 2
+    assert "another call is using this folder" in err
