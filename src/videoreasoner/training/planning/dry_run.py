@@ -23,6 +23,7 @@ from videoreasoner.training.planning.memory import (
     activation_bytes,
     count_parameters,
     estimate,
+    has_reference,
     in_use_gb,
     kv_width,
     trained_parameters,
@@ -52,15 +53,20 @@ def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
     network = model.network
     step_rows = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * hardware.devices
     steps = data.steps(recipe, step_rows)
+    amount_per_step = f"{step_rows} rows"
     amount = "an unknown number of steps" if steps is None else f"{steps} steps"
-    iterations = recipe.num_iterations if isinstance(recipe, GrpoRecipe) else 1
+    iterations, reference = 1, ""
+    if isinstance(recipe, GrpoRecipe):
+        iterations = recipe.num_iterations
+        amount_per_step += f" and up to {step_rows * len(recipe.tasks) * recipe.num_generations} completions"
+        reference = ", and as many of the reference" if has_reference(recipe) else ""
     lines = [
         f"{recipe.model_name_or_path}: {_billions(count_parameters(network))} parameters, "
-        f"{_billions(trained_parameters(network, recipe))} of them trained",
+        f"{_billions(trained_parameters(network, recipe))} of them trained{reference}",
         *([model.note] if model.note else []),
         *_data_notes(data, recipe.max_skipped_fraction),
         *_launch_notes(recipe, network, hardware),
-        f"rows: {_row_counts(data)}; {amount} of {step_rows} rows",
+        f"rows: {_row_counts(data)}; {amount} of {amount_per_step}",
         *_token_lines(data, model),
     ]
     for name, shape in step_shapes(recipe, data.planned).items():

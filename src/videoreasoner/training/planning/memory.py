@@ -115,13 +115,17 @@ def activation_bytes(recipe: Recipe, hardware: Hardware) -> int:
     return 2 if recipe.bf16 or hardware.strategy != "ddp" else _weight_bytes(recipe, hardware)
 
 
+def has_reference(recipe: Recipe) -> bool:
+    """Whether a second model is held. With adapters, the reference is the model without them."""
+    return isinstance(recipe, GrpoRecipe) and recipe.beta > 0 and recipe.lora is None
+
+
 def estimate(network: Any, recipe: Recipe, hardware: Hardware, step: StepShape) -> Memory:
     """Memory of one device at the peak of a step.
 
     Args:
         network: transformers' model on any device, the meta device too.
     """
-    has_reference = isinstance(recipe, GrpoRecipe) and recipe.beta > 0 and recipe.lora is None
     size = activation_bytes(recipe, hardware)
     weights, gradients, optimizer = _states(network, recipe, hardware)
     return {
@@ -130,7 +134,7 @@ def estimate(network: Any, recipe: Recipe, hardware: Hardware, step: StepShape) 
         "optimizer": optimizer,
         "activations": _activations(network, recipe, size, step),
         "logits": _logits(network.config.text_config.vocab_size, size, step),
-        "reference": count_parameters(network) * _weight_bytes(recipe, hardware) if has_reference else 0,
+        "reference": count_parameters(network) * _weight_bytes(recipe, hardware) if has_reference(recipe) else 0,
     }
 
 
