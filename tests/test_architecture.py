@@ -39,7 +39,6 @@ UNTESTED = [
     "cli.synthetic",
     "cli.text",
     "errors",
-    "training.data.cache",
     "training.data.examples",
     "training.data.frames",
     "training.data.queries",

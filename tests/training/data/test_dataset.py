@@ -14,7 +14,7 @@ import torch
 from tests.training.toy import FAMILIES, SETTINGS, make_data, make_model
 from tests.video.videos import Recipe as VideoRecipe
 from videoreasoner.engines.local import LocalEngine
-from videoreasoner.errors import MissingExtraError, RowError, SettingError
+from videoreasoner.errors import MissingExtraError, RowError
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.models.clip_features import ClipFeatures
 from videoreasoner.rows import Row, read_rows
@@ -101,25 +101,6 @@ def test_the_cache_changes_nothing_and_saves_decoding(
     os.utime(path)
     with pytest.raises(TypeError):
         example(lessons(checkpoint, cache), data)
-
-
-def test_the_cache_is_bounded_and_survives_damage(tmp_path: Path) -> None:
-    cache = ArrayCache(tmp_path / "cache", 10_000)
-    for number in range(20):
-        cache.put({"x": np.full(1000, number, np.uint8)}, number)
-        assert sum(path.stat().st_size for path in cache.folder.iterdir()) <= 10_000 + 200
-        os.utime(sorted(cache.folder.iterdir(), key=os.path.getmtime)[-1], ns=(number + 1, number + 1))
-    assert cache.get(0) is None
-    found = cache.get(19)
-    assert found is not None
-    assert (found["x"] == 19).all()
-    cache.put({"x": np.zeros(20_000, np.uint8)}, "too large")
-    assert cache.get("too large") is None
-    for path in cache.folder.iterdir():
-        path.write_bytes(b"")
-    assert cache.get(19) is None
-    with pytest.raises(SettingError, match="cannot be made"):
-        ArrayCache(Path(__file__) / "folder", 1)
 
 
 def test_frames_are_left_out_and_visual_tokens_never_cut(checkpoint: Checkpoint, data: Path) -> None:
