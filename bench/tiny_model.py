@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 
 from videoreasoner.benchmarks.compare import compare
-from videoreasoner.benchmarks.runner import Run, load_run
+from videoreasoner.benchmarks.runner import BenchmarkRun, load_run
 from videoreasoner.utils.intervals import Estimate
 
 # Not the default of `eval`: that one is looked at every day.
 SEED = 20_261_125
 
 
-def evaluate(options: argparse.Namespace, name: str, *arguments: str) -> Run:
+def evaluate(options: argparse.Namespace, name: str, *arguments: str) -> BenchmarkRun:
     out = options.out / name
     command = [
         *("eval", "synthetic", "--videos", str(options.videos), "--seed", str(options.seed)),
@@ -41,10 +41,10 @@ def evaluate(options: argparse.Namespace, name: str, *arguments: str) -> Run:
     return load_run(out)
 
 
-def table(direct: Run, focus: Run, event_alone: Run, base: Run) -> dict[str, str]:
+def table(direct: BenchmarkRun, focus: BenchmarkRun, event_alone: BenchmarkRun, base: BenchmarkRun) -> dict[str, str]:
     """What each line of the table in docs/tiny-model.md is called, and what it says."""
 
-    def of(run: Run, metric: str, key: str = "all", value: str = "all") -> Estimate:
+    def of(run: BenchmarkRun, metric: str, key: str = "all", value: str = "all") -> Estimate:
         return run.metrics[key][value][metric]
 
     lines: dict[str, str] = {}

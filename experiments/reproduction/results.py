@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from experiments.reproduction.recipe import Metric, Mode, Reproduction, Split
 from videoreasoner.benchmarks.results import scores
-from videoreasoner.benchmarks.runner import Run, load_run
+from videoreasoner.benchmarks.runner import BenchmarkRun, load_run
 from videoreasoner.errors import EvaluationError
 from videoreasoner.utils.files import replacing
 from videoreasoner.utils.intervals import Estimate, estimate
@@ -155,7 +155,7 @@ def dump(content: Any) -> str:
     return re.sub(r"[\[{]\n[^][{}]*[\]}]", lambda found: re.sub(r"\n *", "", found[0]), text) + "\n"
 
 
-def _evaluation(run: Run) -> dict[str, Any]:
+def _evaluation(run: BenchmarkRun) -> dict[str, Any]:
     found = [scores(item) for item in run.results]
     shared = [metric for metric in METRICS if all(metric in item for item in found)]
     columns = {metric: [_rounded(item[metric]) for item in found] for metric in shared}

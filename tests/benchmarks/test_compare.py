@@ -7,7 +7,7 @@ import pytest
 
 from tests.benchmarks.parrot import Parrot, ParrotBenchmark, parrot_benchmark
 from videoreasoner.benchmarks.compare import Difference, compare
-from videoreasoner.benchmarks.runner import load_run, run
+from videoreasoner.benchmarks.runner import load_run, run_benchmark
 from videoreasoner.benchmarks.table import difference_table, metric_tables
 from videoreasoner.errors import EvaluationError
 
@@ -25,8 +25,8 @@ def one(differences: list[Difference], metric: str, key: str = "all", value: str
 def test_the_difference_is_that_of_the_means_and_turns_with_the_runs(
     benchmark: ParrotBenchmark, tmp_path: Path
 ) -> None:
-    a = run(benchmark, Parrot(), tmp_path / "a")
-    b = run(benchmark, Parrot(best=1), tmp_path / "b")
+    a = run_benchmark(benchmark, Parrot(), tmp_path / "a")
+    b = run_benchmark(benchmark, Parrot(best=1), tmp_path / "b")
     there, back = compare(a, b), compare(b, a)
     for key, values in a.metrics.items():
         for value in values:
@@ -42,13 +42,13 @@ def test_the_difference_is_that_of_the_means_and_turns_with_the_runs(
 
 
 def test_a_run_does_not_differ_from_itself(benchmark: ParrotBenchmark, tmp_path: Path) -> None:
-    a = run(benchmark, Parrot(), tmp_path)
+    a = run_benchmark(benchmark, Parrot(), tmp_path)
     assert all((d.paired.mean, d.paired.low, d.paired.high) == (0.0, 0.0, 0.0) for d in compare(a, a))
 
 
 def test_only_metrics_that_both_have_are_compared(benchmark: ParrotBenchmark, tmp_path: Path) -> None:
-    direct = run(benchmark, Parrot(), tmp_path / "direct", mode="direct")
-    focus = run(benchmark, Parrot(), tmp_path / "focus")
+    direct = run_benchmark(benchmark, Parrot(), tmp_path / "direct", mode="direct")
+    focus = run_benchmark(benchmark, Parrot(), tmp_path / "focus")
     assert "event_iou" in focus.metrics["all"]["all"]
     assert "event_iou" not in direct.metrics["all"]["all"]
     assert "event_iou" not in {d.metric for d in compare(direct, focus)}
@@ -56,8 +56,8 @@ def test_only_metrics_that_both_have_are_compared(benchmark: ParrotBenchmark, tm
 
 
 def test_runs_over_different_data_are_refused(benchmark: ParrotBenchmark, tmp_path: Path) -> None:
-    a = run(benchmark, Parrot(), tmp_path / "a")
-    b = run(benchmark.with_rows(benchmark.rows[1:]), Parrot(), tmp_path / "b")
+    a = run_benchmark(benchmark, Parrot(), tmp_path / "a")
+    b = run_benchmark(benchmark.with_rows(benchmark.rows[1:]), Parrot(), tmp_path / "b")
     with pytest.raises(EvaluationError, match="different data"):
         compare(a, b)
     results = tmp_path / "a" / "results.jsonl"
@@ -75,7 +75,7 @@ def test_a_folder_of_something_else_is_no_run(summary: str, tmp_path: Path) -> N
 
 
 def test_runs_with_holes_are_refused(benchmark: ParrotBenchmark, tmp_path: Path) -> None:
-    a = run(benchmark, Parrot(), tmp_path)
+    a = run_benchmark(benchmark, Parrot(), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     (tmp_path / "summary.json").write_text(json.dumps({**summary, "failed": 2}))
     with pytest.raises(EvaluationError, match="2 question"):

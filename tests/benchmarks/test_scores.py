@@ -87,6 +87,20 @@ def test_key_elements_count_by_their_words_and_keyframes_by_their_place() -> Non
     assert "keyframes_in_event" not in key_element_scores(ASKED, without)
 
 
+def test_an_answer_without_options_is_what_was_written() -> None:
+    asked = row(answer="a blue circle")
+    found = answer_scores(asked, answer(None) | {"completions": {"answer": "Blue circle."}})
+    assert found == {"answer": 1.0, "answer_written": 1.0, "answer_parsed": 1.0}
+    found = answer_scores(asked, answer(None) | {"completions": {"answer": "red"}})
+    assert found == {"answer": 0.0, "answer_written": 0.0, "answer_parsed": 1.0}
+
+
+def test_true_events_are_limited_to_the_video() -> None:
+    asked = row(event=[[8, 20]])
+    assert event_scores(asked, answer(event=event("0.80", "1.00")))["event_iou"] == pytest.approx(1.0)
+    assert event_scores(row(event=[[10, 20]]), answer(event=event("0.80", "1.00"))) == {}
+
+
 def test_what_does_not_apply_is_not_scored() -> None:
     assert event_scores(ASKED, answer()) == {}
     assert key_element_scores(ASKED, answer()) == {}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videoreasoner.utils.intervals import estimate, recall_at
+from videoreasoner.utils.intervals import estimate
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
@@ -38,10 +38,6 @@ def test_questions_that_fall_together_count_as_one() -> None:
     assert (honest.mean, honest.count) == (naive.mean, 120)
     assert (honest.low, honest.high) == pytest.approx((estimate(once).low, estimate(once).high))
     assert honest.high - honest.low > 1.4 * (naive.high - naive.low)
-
-
-def test_thresholds_are_inclusive() -> None:
-    assert recall_at([0.5, 0.49, 1.0], 0.5) == [1.0, 0.0, 1.0]
 
 
 def test_no_questions_is_an_error() -> None:

@@ -1,4 +1,4 @@
-"""What the runner asks of a benchmark, and of what is measured on it. Nothing here knows a particular one."""
+"""What the runner needs to know about a benchmark. Nothing here knows a particular one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.rows import Row
 
 
@@ -15,9 +14,9 @@ class Benchmark(Protocol):
 
     Attributes:
         name: of the benchmark, as it stands in summaries.
-        rows: the questions; ids differ from each other.
+        rows: the questions; their ids differ.
         video_root: folder that relative videos lie in.
-        data_hash: of the rows and the videos, in hexadecimal digits; two runs compare only where it is the same.
+        data_hash: hexadecimal hash of the rows and the videos; two runs are compared only where it is the same.
     """
 
     @property
@@ -32,23 +31,10 @@ class Benchmark(Protocol):
     def scores(self, row: Row, answer: Mapping[str, Any]) -> dict[str, float]:
         """Metric -> value of one answer (`Answer.to_dict()`).
 
-        What could not be parsed scores 0; a metric that does not apply to the mode or the row is not there.
+        An answer that cannot be parsed scores 0; a metric that does not apply to the mode or the row is left out.
         """
         ...
 
     def groups(self, row: Row) -> dict[str, str]:
-        """Key -> value: metrics are also given for all rows of one value, such as `{"split": "plain"}`."""
+        """Key -> value: metrics are also given for all rows with one value, such as `{"split": "plain"}`."""
         ...
-
-
-class Candidate(Protocol):
-    """What is measured. Can be pickled, because each worker process loads it for itself."""
-
-    def identity(self) -> dict[str, Any]:
-        """Plain data that changes whenever answers may; at least `model_hash` and `settings`.
-
-        Known before anything is loaded.
-        """
-        ...
-
-    def load(self) -> Reasoner: ...

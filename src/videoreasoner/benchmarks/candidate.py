@@ -1,9 +1,9 @@
-"""A checkpoint as something to be measured."""
+"""What is measured: anything that can be loaded as a `Reasoner`, such as a checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -15,9 +15,22 @@ from videoreasoner.settings import Settings
 from videoreasoner.utils.hashing import hash_checkpoint
 
 
+class Candidate(Protocol):
+    """What is measured. It can be pickled, because each worker process loads it for itself."""
+
+    def identity(self) -> dict[str, Any]:
+        """Plain data that changes whenever answers may; at least `model_hash` and `settings`.
+
+        Known before anything is loaded.
+        """
+        ...
+
+    def load(self) -> Reasoner: ...
+
+
 @dataclass(frozen=True)
 class LocalCandidate:
-    """A checkpoint that runs in this process.
+    """A checkpoint that runs on this machine.
 
     The event is written freely, not under its grammar: parsing is part of what is measured.
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from videoreasoner.benchmarks.results import ALL, scores
-from videoreasoner.benchmarks.runner import Run
+from videoreasoner.benchmarks.runner import BenchmarkRun
 from videoreasoner.errors import EvaluationError
 from videoreasoner.utils.intervals import Estimate, estimate
 
@@ -32,7 +32,7 @@ class Difference:
     paired: Estimate
 
 
-def compare(a: Run, b: Run) -> list[Difference]:
+def compare(a: BenchmarkRun, b: BenchmarkRun) -> list[Difference]:
     """Every metric that both runs have, over all questions and over each group.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Results: one line a question, small enough to commit, and the summary over them. Pure."""
+"""Results: one line for each question, small enough to commit, and the summary over them. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from videoreasoner.benchmarks.benchmark import Benchmark
-from videoreasoner.benchmarks.scores import written_choice
+from videoreasoner.benchmarks.scores import written_answer
 from videoreasoner.rows import Row
 from videoreasoner.tasks import Task, parse_event
 from videoreasoner.utils.intervals import Estimate, estimate
@@ -24,8 +24,8 @@ def result(benchmark: Benchmark, row: Row, answer: Mapping[str, Any], hashes: Ma
     Args:
         benchmark: gives scores and groups.
         row: the question with its truth.
-        answer: `Answer.to_dict()`, or `{"error": ...}`: that line then says so, and has no scores.
-        hashes: of what the run was over; they go into every line.
+        answer: `Answer.to_dict()`, or a record with `error`; that line then has the error and no scores.
+        hashes: of what the run is about; they go into every line.
     """
     known = {
         "id": row.id,
@@ -44,7 +44,7 @@ def result(benchmark: Benchmark, row: Row, answer: Mapping[str, Any], hashes: Ma
         "answer": answer["text"],
         "choice": answer["choice"],
         "confidence": answer["confidence"],
-        "written_choice": written_choice(row, written),
+        "written_choice": written_answer(row, answer).choice,
         "written": written,
         "event": None if event is None else [event.start_s, event.end_s],
         "keyframes": [[keyframe["time_s"], keyframe["element"]] for keyframe in answer["keyframes"]],
@@ -57,7 +57,7 @@ def result(benchmark: Benchmark, row: Row, answer: Mapping[str, Any], hashes: Ma
 
 
 def scores(result: Mapping[str, Any]) -> dict[str, float]:
-    """All that is averaged: the benchmark's scores, and what the answer cost."""
+    """Metric -> value of all that is averaged: the benchmark's scores, and what the answer cost."""
     return {
         **result["scores"],
         "seconds": result["timing"]["total"],

@@ -1,13 +1,13 @@
-"""One function runs any benchmark: ask, score, summarise; a killed run goes on where it stopped.
+"""One function runs any benchmark: ask, score, summarise. A killed run continues where it stopped.
 
 A run is a folder:
 
     run.json         what is asked of what: benchmark, mode, hashes, settings; a folder holds one run
-    answers/         the questions in parts and their answers with all evidence, as they come
-    results.jsonl    one line a question: what was answered, parsed and scored, and what it cost
+    answers.jsonl    the answers with all evidence, as they come
+    results.jsonl    one line for each question: what was answered, parsed and scored, and what it cost
     summary.json     metrics with intervals, hashes, versions, machine, command
 
-The last two are small and say all that a table or a comparison needs.
+The last two are small and hold all that a table or a comparison needs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,24 +25,24 @@ from typing import Any
 
 import torch
 
-from videoreasoner.benchmarks.benchmark import Benchmark, Candidate
-from videoreasoner.benchmarks.parts import Errand, Part, Progress, answer_parts, divide
+from videoreasoner.benchmarks.benchmark import Benchmark
+from videoreasoner.benchmarks.candidate import Candidate
 from videoreasoner.benchmarks.results import Metrics, as_data, from_data, result, summarise
+from videoreasoner.benchmarks.workers import WorkerConfig, answer_videos
 from videoreasoner.errors import EvaluationError, SettingError
 from videoreasoner.inference.query import check_mode
-from videoreasoner.utils.files import locked, replacing
+from videoreasoner.rows import Row
+from videoreasoner.utils.files import replacing
 from videoreasoner.utils.hashing import hash_data
+from videoreasoner.utils.jsonl import RecordFile, read_records
 
-RUN_FILE, RESULTS_FILE, SUMMARY_FILE = "run.json", "results.jsonl", "summary.json"
-_LOCK_FILE = ".lock"
+RUN_FILE, ANSWERS_FILE, RESULTS_FILE, SUMMARY_FILE = "run.json", "answers.jsonl", "results.jsonl", "summary.json"
 
-# Small enough that workers end together, large enough that files are few.
-_VIDEOS_A_PART = 8
 _PACKAGES = ("videoreasoner", "torch", "transformers", "av", "numpy")
 
 
 @dataclass(frozen=True)
-class Run:
+class BenchmarkRun:
     """A finished run.
 
     Attributes:
@@ -61,26 +61,25 @@ class Run:
 
     @property
     def failed(self) -> int:
-        """Questions that could not be asked; running again asks them again."""
+        """Questions that could not be asked; the next run asks them again."""
         return int(self.summary["failed"])
 
 
-def run(
+def run_benchmark(
     benchmark: Benchmark,
     candidate: Candidate,
     out: Path,
     *,
     mode: str = "focus",
     workers: int = 1,
-    videos_a_part: int = _VIDEOS_A_PART,
     command: Sequence[str] | None = None,
-    progress: Progress = lambda done, total: None,
-) -> Run:
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BenchmarkRun:
     """Ask a candidate a benchmark's questions and score the answers.
 
     Called again for the same run, it asks only what is missing, and loads nothing when nothing is. Answers, scores and
-    intervals do not depend on `workers`, `videos_a_part` or the order of rows. Times do, and so does which question of
-    a video is charged for work that they share.
+    intervals do not depend on `workers` or the order of rows. Times do, and so does which question of a video is
+    charged for work that they share.
 
     Args:
         benchmark: the questions.
@@ -88,35 +87,47 @@ def run(
         out: folder of the run.
         mode: "focus", "direct" or "think".
         workers: processes that load the candidate and answer; 1 does it in this one.
-        videos_a_part: videos whose questions a worker takes at a time; decided by the first call for a folder.
         command: what is recorded as the command; by default that of this process.
-        progress: told (questions done, questions in all).
+        progress: told (questions done, questions in total).
 
     Raises:
-        EvaluationError: the folder holds another run or is in use, or a worker died.
+        EvaluationError: the benchmark has no questions, the folder holds another run or is in use, or a worker died.
+        SettingError: the mode or the number of workers makes no sense.
         VideoReasonerError: the candidate cannot be loaded.
     """
-    check_how(mode, workers)
-    candidate_identity = candidate.identity()
-    identity = {"benchmark": benchmark.name, "data_hash": benchmark.data_hash, "mode": mode, **candidate_identity}
-    if (finished := _read_only(out, identity)) is not None:
+    check_run_options(mode, workers)
+    rows = _ordered_rows(benchmark)
+    identity = {
+        "benchmark": benchmark.name,
+        "data_hash": benchmark.data_hash,
+        "mode": mode,
+        **candidate.identity(),
+    }
+    if (finished := _read_only_run(out, identity)) is not None:
         return finished
-    with ExitStack() as stack:
+    with RecordFile(out / ANSWERS_FILE, error=EvaluationError) as answers:
+        _claim_folder(out, identity)
+        answers.start()
+        waiting: dict[str, list[Row]] = {}
+        for row in rows:
+            if row.id not in answers.done:
+                waiting.setdefault(row.video, []).append(row)
+        done = len(rows) - sum(map(len, waiting.values()))
+        progress(done, len(rows))
+        config = WorkerConfig(candidate, mode, benchmark.video_root)
+        for record in answer_videos(config, list(waiting.values()), workers):
+            answers.append(record)
+            done += 1
+            progress(done, len(rows))
         with _writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            busy = EvaluationError(f"{out}: another run is writing there; wait for it, or give --out another")
-            stack.enter_context(locked(out / _LOCK_FILE, busy))
-            parts = _parts(benchmark, out, identity, videos_a_part)
-        asked = answer_parts(Errand(candidate, mode, benchmark.video_root), parts, workers, progress)
-        with _writing(out):
-            made = _made(list(command or sys.argv), workers)
+            origin = _origin(list(command or sys.argv), workers)
             # A call that only scores again does not claim that the answers are from its machine.
-            if not asked and (out / SUMMARY_FILE).exists():
-                made = {key: load_run(out).summary[key] for key in made}
-            return _finish(benchmark, parts, out, identity, made)
+            if not waiting and (out / SUMMARY_FILE).exists():
+                origin = {key: load_run(out).summary[key] for key in origin}
+            return _finish(benchmark, rows, out, identity, origin)
 
 
-def check_how(mode: str, workers: int) -> None:
+def check_run_options(mode: str, workers: int) -> None:
     """Refuse an unknown mode or number of workers.
 
     Raises:
@@ -127,7 +138,7 @@ def check_how(mode: str, workers: int) -> None:
         raise SettingError(f"--workers must be 1 or more, not {workers}")
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path) -> BenchmarkRun:
     """A finished run from its two small files.
 
     Raises:
@@ -144,16 +155,28 @@ def load_run(folder: Path) -> Run:
             f"{folder}: not a finished run ({error}); it needs {SUMMARY_FILE} and {RESULTS_FILE}, which "
             "`videoreasoner eval` writes"
         ) from error
-    return Run(folder, results, summary)
+    return BenchmarkRun(folder, results, summary)
 
 
-def _read_only(out: Path, identity: dict[str, Any]) -> Run | None:
-    """The run, where it is finished in a folder that cannot be written; there it is not scored again."""
+def _ordered_rows(benchmark: Benchmark) -> list[Row]:
+    """The questions in one order, whatever that of the rows, because resampling for the intervals depends on it."""
+    rows = sorted(benchmark.rows, key=lambda row: (row.video, row.id))
+    if not rows:
+        raise EvaluationError(
+            f"the benchmark {benchmark.name} has no questions; give it a list of rows (an iterator can be read once)"
+        )
+    if len({row.id for row in rows}) < len(rows):
+        raise EvaluationError(f"the benchmark {benchmark.name} has two rows with the same id; ids name the answers")
+    return rows
+
+
+def _read_only_run(out: Path, identity: dict[str, Any]) -> BenchmarkRun | None:
+    """The run, if it is finished in a folder that cannot be written; it is not scored again there."""
     if not (out / SUMMARY_FILE).exists() or os.access(out, os.W_OK):
         return None
     found = load_run(out)
-    is_it = found.summary["hashes"].get("run_hash") == hash_data(identity) and not found.failed
-    return found if is_it else None
+    is_this_run = found.summary["hashes"].get("run_hash") == hash_data(identity) and not found.failed
+    return found if is_this_run else None
 
 
 @contextmanager
@@ -162,40 +185,39 @@ def _writing(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise EvaluationError(
-            f"{out}: cannot be used ({error.strerror or error}); give --out a folder that is writable and has room"
+            f"{out}: cannot be written ({error.strerror or error}); give --out a folder that is writable and has room"
         ) from error
 
 
-def _parts(benchmark: Benchmark, out: Path, identity: dict[str, Any], videos_a_part: int) -> list[Part]:
-    """The run's questions in parts, after checking that the folder is free or holds this very run."""
+def _claim_folder(out: Path, identity: dict[str, Any]) -> None:
+    """Write down whose folder this is, after checking that it is free or holds this very run."""
     path = out / RUN_FILE
-    # What is compared has been through JSON on both sides.
+    # As it looks after a round trip through JSON, because that is what it is compared with.
     wanted = json.loads(json.dumps(identity))
     if path.exists():
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-            videos_a_part, found = there["videos_a_part"], there["identity"]
-        except (ValueError, LookupError, TypeError) as error:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("it holds no object")
+        except ValueError as error:
             raise EvaluationError(f"{path}: not the start of a run ({error}); give --out another folder") from error
         differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         if differing:
             raise EvaluationError(f"{out}: holds a run with another {', '.join(differing)}; give --out another folder")
-    elif any(path.name != _LOCK_FILE for path in out.iterdir()):
+        return
+    if any(not path.name.startswith(".") for path in out.iterdir()):
         raise EvaluationError(f"{out}: holds something else than a run; give --out a new folder")
-    with replacing(path) as partial:
-        content = {"identity": wanted, "videos_a_part": videos_a_part}
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return divide(benchmark.rows, out / "answers", videos_a_part)
+    with _writing(out), replacing(path) as partial:
+        partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
 
 
 def _finish(
-    benchmark: Benchmark, parts: Sequence[Part], out: Path, identity: dict[str, Any], made: dict[str, Any]
-) -> Run:
+    benchmark: Benchmark, rows: Sequence[Row], out: Path, identity: dict[str, Any], origin: dict[str, Any]
+) -> BenchmarkRun:
+    """Score the answers, and write results and summary."""
     hashes = {"data_hash": benchmark.data_hash, "run_hash": hash_data(identity)}
     hashes |= {"model_hash": identity["model_hash"], "settings_hash": hash_data(identity["settings"])}
-    answers = {record["id"]: record for part in parts for record in part.records()}
-    # In one order, whatever that of the rows: resampling for the intervals goes by it.
-    rows = sorted(benchmark.rows, key=lambda row: (row.video, row.id))
+    answers = {record["id"]: record for record in read_records(out / ANSWERS_FILE)}
     results = [result(benchmark, row, answers[row.id], hashes) for row in rows]
     failed = sum("error" in item for item in results)
     if failed == len(results):
@@ -207,16 +229,16 @@ def _finish(
         "videos": len({item["video"] for item in results}),
         "failed": failed,
         "metrics": as_data(summarise(results)),
-        **made,
+        **origin,
     }
     with replacing(out / RESULTS_FILE) as partial:
         partial.write_text("".join(json.dumps(item) + "\n" for item in results), encoding="utf-8")
     with replacing(out / SUMMARY_FILE) as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return Run(out, results, summary)
+    return BenchmarkRun(out, results, summary)
 
 
-def _made(command: list[str], workers: int) -> dict[str, Any]:
+def _origin(command: list[str], workers: int) -> dict[str, Any]:
     """How the answers came about, as far as times may depend on it."""
     return {
         "versions": {**{name: version(name) for name in _PACKAGES}, "python": platform.python_version()},

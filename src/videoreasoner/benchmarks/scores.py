@@ -1,58 +1,61 @@
-"""Scores that any row with its truth allows. Pure; what cannot be parsed scores 0."""
+"""Scores of a whole answer, for any row with its truth: metric -> value. An answer that cannot be parsed scores 0."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from videoreasoner.rows import Row
-from videoreasoner.spans import Span, best_iou
-from videoreasoner.tasks import Task, parse_choice, parse_event, parse_key_elements, stated_answer
-from videoreasoner.utils.intervals import recall_at
+from videoreasoner.scoring import Score, reference_events, score_completion
+from videoreasoner.tasks import Task, parse_key_elements
 
 IOU_THRESHOLDS = (0.3, 0.5, 0.7)
 
 
-def written_choice(row: Row, completions: Mapping[str, str]) -> str | None:
-    """The letter of the option that the model's own text names; of a thought, the text behind the reasoning."""
-    task = Task.THINK if Task.THINK in completions else Task.ANSWER
-    return parse_choice(stated_answer(task, completions[task]) or "", row.options or ())
+def written_answer(row: Row, answer: Mapping[str, Any]) -> Score:
+    """The score of the model's own text; of a thought, the text after the reasoning counts."""
+    task = Task.THINK if Task.THINK in answer["completions"] else Task.ANSWER
+    return score_completion(row, task, answer["completions"][task], answer["duration_s"])
 
 
 def answer_scores(row: Row, answer: Mapping[str, Any]) -> dict[str, float]:
-    """`answer`: the option with the highest probability is right; never unparsed, because it is not read from text.
+    """Whether the answer is right. Empty without a true answer.
 
-    `answer_written`: the option that the model's own text names is right; `answer_parsed`: it names one at all.
-    In mode `think` no option is scored, so that `answer` is what was written too. Empty without options or without
-    the truth.
+    `answer`: with options, the option with the highest probability is right. It is read from no text, so it is always
+    there, except in mode `think`, where no option is scored and `answer` is what was written, as without options.
+    `answer_written`: what the model wrote is right. `answer_parsed`: it can be read, with options as one of them.
     """
-    if row.answer is None or not row.options:
+    if row.answer is None:
         return {}
-    written = written_choice(row, answer["completions"])
+    written = written_answer(row, answer)
+    value = written.value or 0.0
     return {
-        "answer": float(answer["choice"] == row.answer),
-        "answer_written": float(written == row.answer),
-        "answer_parsed": float(written is not None),
+        "answer": float(answer["choice"] == row.answer) if row.options else value,
+        "answer_written": value,
+        "answer_parsed": float(written.is_parsed),
     }
 
 
 def event_scores(row: Row, answer: Mapping[str, Any]) -> dict[str, float]:
-    """`event_iou` with the true event that fits best, `event_r@T`: it reaches T, `event_parsed`: there is one to read.
+    """How well the event was found. Empty when no event was asked for, as in mode `direct`, or without a true event.
 
-    Empty where no event was asked for, as in `direct`, or without the truth.
+    `event_iou`: IoU with the true event that fits best. `event_r@T`: the IoU reaches T (R@1). `event_parsed`: there is
+    an event that can be read.
     """
-    if row.event is None or Task.EVENT not in answer["completions"]:
+    if Task.EVENT not in answer["completions"]:
         return {}
-    found = parse_event(answer["completions"][Task.EVENT], answer["duration_s"])
-    overlap = best_iou(found, row.event)
-    recalls = {f"event_r@{threshold}": recall_at([overlap], threshold)[0] for threshold in IOU_THRESHOLDS}
-    return {"event_iou": overlap, **recalls, "event_parsed": float(found is not None)}
+    score = score_completion(row, Task.EVENT, answer["completions"][Task.EVENT], answer["duration_s"])
+    if score.value is None:
+        return {}
+    recalls = {f"event_r@{threshold}": float(score.value >= threshold) for threshold in IOU_THRESHOLDS}
+    return {"event_iou": score.value, **recalls, "event_parsed": float(score.is_parsed)}
 
 
 def key_element_scores(row: Row, answer: Mapping[str, Any]) -> dict[str, float]:
-    """`key_elements`: share of the true ones that are named, in these words; `key_elements_parsed`: any is named.
+    """How well the key elements were named and found. Empty when none were asked for.
 
-    `keyframes_in_event`: share of the keyframes that lie in a true event, 0 without keyframes; not there when no
+    `key_elements`: share of the true ones that are named, in these words. `key_elements_parsed`: any is named.
+    `keyframes_in_event`: share of the keyframes that lie in a true event, 0 without keyframes; left out when no
     text-image encoder looked for them.
     """
     if Task.KEY_ELEMENTS not in answer["completions"]:
@@ -63,12 +66,9 @@ def key_element_scores(row: Row, answer: Mapping[str, Any]) -> dict[str, float]:
         true = {element.casefold() for element in row.key_elements}
         scores["key_elements"] = len(true & named) / len(true)
         scores["key_elements_parsed"] = float(bool(named))
-    if row.event is not None and answer["settings"]["encoder"] not in (None, "none"):
-        scores["keyframes_in_event"] = _share_inside([k["time_s"] for k in answer["keyframes"]], row.event)
+    events = reference_events(row, answer["duration_s"])
+    if events and answer["settings"]["encoder"] not in (None, "none"):
+        times_s = [keyframe["time_s"] for keyframe in answer["keyframes"]]
+        inside = [any(event.contains(time_s) for event in events) for time_s in times_s]
+        scores["keyframes_in_event"] = sum(inside) / len(inside) if inside else 0.0
     return scores
-
-
-def _share_inside(times_s: Sequence[float], spans: Sequence[Span]) -> float:
-    if not times_s:
-        return 0.0
-    return sum(any(span.contains(time_s) for span in spans) for time_s in times_s) / len(times_s)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from videoreasoner.benchmarks.heat_map import Panel, write_heat_map
-from videoreasoner.benchmarks.runner import Run
+from videoreasoner.benchmarks.runner import BenchmarkRun
 from videoreasoner.benchmarks.tasks.needle import Grid, sweep
 from videoreasoner.utils.files import replacing
 from videoreasoner.utils.intervals import Estimate
@@ -21,7 +21,7 @@ _PANELS = (
 )
 
 
-def write_sweep(folder: Path, grid: Grid, runs: Mapping[str, Run], model: str) -> str:
+def write_sweep(folder: Path, grid: Grid, runs: Mapping[str, BenchmarkRun], model: str) -> str:
     """Write `needle.json` and `needle.png` into the folder.
 
     Args:

@@ -25,8 +25,9 @@ from videoreasoner.cli.options import (
 from videoreasoner.errors import SettingError
 
 if TYPE_CHECKING:
-    from videoreasoner.benchmarks.benchmark import Benchmark, Candidate
-    from videoreasoner.benchmarks.runner import Run
+    from videoreasoner.benchmarks.benchmark import Benchmark
+    from videoreasoner.benchmarks.candidate import Candidate
+    from videoreasoner.benchmarks.runner import BenchmarkRun
     from videoreasoner.synthetic.questions import Split
 
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
@@ -167,22 +168,22 @@ def _splits(name: str) -> list[Split]:
 
 def _check(candidate: Candidate, mode: str, workers: int) -> None:
     """Before videos are made: a typing mistake should not cost minutes."""
-    from videoreasoner.benchmarks.runner import check_how
+    from videoreasoner.benchmarks.runner import check_run_options
 
-    check_how(mode, workers)
+    check_run_options(mode, workers)
     candidate.identity()
 
 
-def _run(benchmark: Benchmark, candidate: Candidate, out: Path, mode: str, workers: int) -> Run:
-    from videoreasoner.benchmarks.runner import run
+def _run(benchmark: Benchmark, candidate: Candidate, out: Path, mode: str, workers: int) -> BenchmarkRun:
+    from videoreasoner.benchmarks.runner import run_benchmark
     from videoreasoner.utils.progress import ProgressBar
 
     with ProgressBar("answering") as progress:
         command = ["videoreasoner", *sys.argv[1:]]
-        return run(benchmark, candidate, out, mode=mode, workers=workers, command=command, progress=progress)
+        return run_benchmark(benchmark, candidate, out, mode=mode, workers=workers, command=command, progress=progress)
 
 
-def _close(runs: list[Run]) -> None:
+def _close(runs: list[BenchmarkRun]) -> None:
     """Say where the results are, and fail loudly if any question could not be asked."""
     from videoreasoner.errors import EvaluationError
 

@@ -63,8 +63,3 @@ def _by_cluster(
     numbers: dict[Hashable, int] = {}
     which = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
     return np.bincount(which, values).astype(np.float64), np.bincount(which).astype(np.float64)
-
-
-def recall_at(ious: Sequence[float], threshold: float) -> list[float]:
-    """1.0 where the IoU reaches the threshold (R@1), else 0.0."""
-    return [float(value >= threshold) for value in ious]

@@ -11,6 +11,7 @@ from typing import Any
 from videoreasoner.benchmarks.scores import answer_scores, event_scores, key_element_scores
 from videoreasoner.errors import SettingError
 from videoreasoner.rows import Row
+from videoreasoner.scoring import reference_events
 from videoreasoner.spans import Span, best_iou
 from videoreasoner.synthetic.questions import Split
 from videoreasoner.synthetic.videos import SETTINGS_FILE, SPLITS, VideoSettings, make_videos, video_world
@@ -45,7 +46,7 @@ class VideoBenchmark:
         scores["evidence_seen"] = float(any(start <= frame["time_s"] < end for frame in answer["frames"]))
         if "event_iou" in scores:
             middle = Span.from_ratios(*_MIDDLE, answer["duration_s"])
-            scores["event_iou_middle"] = best_iou(middle, row.event or [])
+            scores["event_iou_middle"] = best_iou(middle, reference_events(row, answer["duration_s"]))
         return scores
 
     def groups(self, row: Row) -> dict[str, str]:
