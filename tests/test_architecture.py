@@ -52,7 +52,6 @@ UNTESTED = [
     "training.planning.model",
     "training.runtime.adapters",
     "training.runtime.arguments",
-    "training.runtime.folder",
     "training.runtime.metrics_file",
     "training.runtime.model_card",
     "training.runtime.samples",

@@ -1,8 +1,8 @@
-"""The output folder of a run: whose it is, where it goes on, and files in it that are whole or not there.
+"""The output folder of a run. A checkpoint or model in it is complete or does not exist.
 
-run.json                what the run is; a start with another recipe or other data is refused
-checkpoint-100/ ...     a Hugging Face folder each, with optimizer, schedule and random state
-metrics.jsonl           one line a logged step
+run.json                recipe and data of the run; a start with others is refused
+checkpoint-100/ ...     Hugging Face folders, with optimizer, schedule and random state
+metrics.jsonl           one line per logged step
 skipped.jsonl           rows that could not be used, each once, with the reason
 samples.jsonl           sampled outputs for the held-out rows
 rollouts.jsonl          GRPO: the best and worst completions of each step
@@ -16,9 +16,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from videoreasoner.errors import TrainingError
 from videoreasoner.training.data.sources import Skipped, skipped_lines
@@ -27,22 +30,25 @@ from videoreasoner.utils.files import replacing
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _RUN_FILE = "run.json"
+_FULL = "the disk is full"
+_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
+_DISK_CODES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE)
 _LOGS = ("metrics.jsonl", "skipped.jsonl", "samples.jsonl", "rollouts.jsonl")
 
 
 class RunFolder:
-    """One run's folder. Only the main process writes; `check` and `last_checkpoint` only read."""
+    """The output folder of one run. Only the main process calls the methods that write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def staging(self) -> Path:
-        """Where a checkpoint is written before it gets its name. Its dot keeps it from being taken for one."""
+        """Where a checkpoint is written before it is moved to its final name."""
         return self.path / ".saving"
 
     def check(self, identity: dict[str, Any]) -> None:
-        """Refuse to go on with another run.
+        """Refuse to resume another run.
 
         Raises:
             TrainingError: the folder holds a run of another recipe, or on other data.
@@ -50,24 +56,27 @@ class RunFolder:
         path = self.path / _RUN_FILE
         if not path.is_file():
             if self.checkpoints() or (self.path / "config.json").is_file():
-                raise TrainingError(f"{self.path}: holds a model, and no run of ours; give another output_dir")
+                raise TrainingError(f"{self.path}: holds a model but no run.json; give another output_dir")
             return
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise TrainingError(f"{path}: not JSON ({error}); give another output_dir, or --overwrite") from error
-        # What is free today may have been written by an earlier version.
+        # An earlier version may have written fields that may change today.
         free = {f"recipe.{name}" for name in FREE_FIELDS}
         differing = sorted({name for name, _ in _flat(there).items() ^ _flat(identity).items()} - free)
         if differing:
             names = ", ".join(differing)
             raise TrainingError(
                 f"{self.path}: holds a run that differs in {names}; give another output_dir, "
-                "or --overwrite to begin anew"
+                "or --overwrite to start from the beginning"
             )
 
     def claim(self, identity: dict[str, Any], overwrite: bool) -> None:
-        """Make the folder, which is there, this run's; with `overwrite`, after removing what another run left.
+        """Write run.json into the folder, which exists.
+
+        Args:
+            overwrite: first remove the files of another run.
 
         Raises:
             TrainingError: the folder cannot be written.
@@ -82,7 +91,7 @@ class RunFolder:
             raise _not_writable(self.path, error) from error
 
     def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first. They are renamed into place, so what has the name is complete."""
+        """Complete checkpoints, oldest first. They are renamed when they are complete, so the name is enough."""
         if not self.path.is_dir():
             return []
         found = [(int(m[1]), p) for p in self.path.iterdir() if (m := _CHECKPOINT.fullmatch(p.name)) and p.is_dir()]
@@ -92,12 +101,14 @@ class RunFolder:
         return max(self.checkpoints(), key=_step, default=None)
 
     def publish(self, staged: Path, keep: int) -> Path:
-        """Give a staged checkpoint its place, and remove the oldest beyond `keep`. It survives a power cut.
+        """Move a staged checkpoint to its final name, and remove the oldest checkpoints beyond `keep`.
+
+        The checkpoint is on the disk before it has its name, so it survives a power cut.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
-        sync_tree(staged)
+        _sync_tree(staged)
         final = self.path / staged.name
         shutil.rmtree(final, ignore_errors=True)
         os.rename(staged, final)
@@ -113,8 +124,8 @@ class RunFolder:
         Raises:
             OSError: the folder cannot be written.
         """
-        sync_tree(staged)
-        # The configuration last: a folder without one is no checkpoint, so nobody loads half of one.
+        _sync_tree(staged)
+        # The configuration comes last: without it the folder is no checkpoint, so nobody loads half of a model.
         (self.path / "config.json").unlink(missing_ok=True)
         for source in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
             target = self.path / source.name
@@ -124,8 +135,34 @@ class RunFolder:
         _sync(self.path)
         shutil.rmtree(staged, ignore_errors=True)
 
+    @contextmanager
+    def saving(self, what: str, removes_staging: bool = True) -> Iterator[None]:
+        """Name a disk that fails while the block writes into the folder. Any other error passes through unchanged.
+
+        Args:
+            what: is being saved; the message begins with it.
+            removes_staging: when the disk fails, remove what is not complete, to free its room.
+
+        Raises:
+            TrainingError: the disk is full, or the folder cannot be written.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = _disk_failure(error, self.path)
+            if reason is None:
+                raise
+            if removes_staging:
+                shutil.rmtree(self.staging, ignore_errors=True)
+            last = self.last_checkpoint()
+            complete = f"{last} is complete" if last else "there is no checkpoint yet"
+            remedy = "Free some room" if reason == _FULL else "Check the folder and its disk"
+            raise TrainingError(
+                f"{what} cannot be saved ({reason}); {complete}. {remedy}, and start the same command again"
+            ) from error
+
     def make(self) -> None:
-        """Have the folder there.
+        """Make the folder if it does not exist.
 
         Raises:
             TrainingError: it cannot be written.
@@ -138,7 +175,7 @@ class RunFolder:
             raise _not_writable(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of steps that will be done again."""
+        """Remove the lines of steps after `step` from the logs, because these steps will be repeated."""
         for name in ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl"):
             path = self.path / name
             if path.is_file():
@@ -149,7 +186,7 @@ class RunFolder:
     def append(self, name: str, *records: dict[str, Any]) -> None:
         """Add lines to one of the logs."""
         with (self.path / name).open("a", encoding="utf-8") as file:
-            # In ASCII: texts may hold half characters, which have no UTF-8, and what `splitlines` takes for line ends.
+            # In ASCII, because texts may hold surrogates, which have no UTF-8, and line ends of `str.splitlines`.
             file.write("".join(json.dumps(record, default=_plain) + "\n" for record in records))
 
     def write_skipped(self, skipped: Sequence[Skipped]) -> None:
@@ -168,7 +205,7 @@ class RunFolder:
         return path.exists() and path.resolve() in {place.resolve() for place in removed}
 
     def _clear(self) -> None:
-        """Remove what a run writes, and nothing else."""
+        """Remove the files that a run writes, and no others."""
         for path in (*self.checkpoints(), self.staging, self.path / "adapter"):
             shutil.rmtree(path, ignore_errors=True)
         kept = ("*.safetensors", "*.json", "*.jinja", "README.md", *_LOGS)
@@ -178,9 +215,13 @@ class RunFolder:
 
 
 def run_identity(recipe: Recipe, digests: dict[str, str], step_rows: int) -> dict[str, Any]:
-    """What makes a run this run: the recipe without what may change between two starts, and the data's content.
+    """The content of run.json: the recipe without the fields that may change between two starts, and the data.
 
-    Of devices, batch and accumulation only the product counts: a run may go on with other devices.
+    Of devices, batch and accumulation only the product counts, so that a run may be resumed on other devices.
+
+    Args:
+        digests: name of each source -> digest of its content.
+        step_rows: rows of one optimizer step on all devices.
     """
     content = recipe.model_dump(mode="json", exclude=set(FREE_FIELDS))
     return {"kind": type(recipe).__name__, "recipe": content, "data": digests, "rows_a_step": step_rows}
@@ -192,8 +233,23 @@ def _not_writable(path: Path, error: OSError) -> TrainingError:
     )
 
 
-def sync_tree(folder: Path) -> None:
-    """Have a folder and all that is in it written to the disk."""
+def _disk_failure(error: Exception, folder: Path) -> str | None:
+    """How the disk failed, in one line; None for an error that has another cause.
+
+    safetensors reports a failed write by an error of its own, and torch by a RuntimeError that does not say why.
+    """
+    text = " ".join(str(error).split())[:300]
+    if not folder.is_dir():
+        return "the folder is gone"
+    code = error.errno if isinstance(error, OSError) else None
+    if code in _FULL_CODES or "No space left" in text or shutil.disk_usage(folder).free < 2**20:
+        return _FULL
+    is_torch = isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|inline_container", text)
+    return text if code in _DISK_CODES or isinstance(error, SafetensorError) or is_torch else None
+
+
+def _sync_tree(folder: Path) -> None:
+    """Write a folder and everything in it to the disk."""
     for path in sorted(folder.rglob("*"), reverse=True):
         _sync(path)
     _sync(folder)
@@ -212,7 +268,7 @@ def _step(path: Path) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: scalars of numpy and torch as numbers, all else in words."""
+    """A value that JSON does not know: scalars of numpy and torch as numbers, others as text."""
     return value.item() if getattr(value, "ndim", None) == 0 else str(value)
 
 
@@ -220,7 +276,7 @@ def _line_step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except ValueError:
-        # The last line of a killed run may be half written.
+        # A killed run may leave half a line at the end.
         return float("inf")
 
 

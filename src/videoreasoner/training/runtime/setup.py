@@ -221,7 +221,7 @@ def finish(trainer: TreeTrainer) -> None:
     """
     run = trainer.run
     staged = run.folder.staging
-    try:
+    with run.folder.saving(f"{run.folder.path}: the trained model", run.args.should_save):
         if run.args.should_save:
             shutil.rmtree(staged, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
@@ -233,12 +233,6 @@ def finish(trainer: TreeTrainer) -> None:
                 merged_model(run.recipe, target).save_pretrained(staged)
                 trainer.save_beside(staged)
             run.folder.publish_model(staged)
-    except OSError as error:
-        last = run.folder.last_checkpoint()
-        raise TrainingError(
-            f"{run.folder.path}: the trained model cannot be saved ({error.strerror or error}); {last} is whole. "
-            "Free some room, and start the same command again"
-        ) from error
     trainer.accelerator.wait_for_everyone()
 
 

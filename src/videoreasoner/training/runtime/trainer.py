@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -36,9 +35,6 @@ from videoreasoner.training.recipe import Recipe
 from videoreasoner.training.runtime.folder import RunFolder
 from videoreasoner.training.runtime.metrics_file import peak_memory_gb
 from videoreasoner.training.runtime.model_card import model_card
-
-# What the checks of a save report when the disk is full: by transformers, safetensors and torch in this order.
-_SAVE_ERRORS = (OSError, SafetensorError, RuntimeError)
 
 
 @dataclass(eq=False)
@@ -256,7 +252,7 @@ class TreeTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint beside the others, then give it its name."""
         folder, keep = self.run.folder, self.args.save_total_limit
-        try:
+        with folder.saving(f"step {self.state.global_step}: the checkpoint", self.args.should_save):
             if self.args.should_save:
                 shutil.rmtree(folder.staging, ignore_errors=True)
                 folder.staging.mkdir(parents=True)
@@ -265,16 +261,6 @@ class TreeTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 folder.publish(folder.staging / f"checkpoint-{self.state.global_step}", keep)
-        except _SAVE_ERRORS as error:
-            last = folder.last_checkpoint()
-            there = f"{last} is whole" if last else "there is none yet"
-            reason = _reason(error, folder.path)
-            if self.args.should_save:
-                shutil.rmtree(folder.staging, ignore_errors=True)
-            raise TrainingError(
-                f"step {self.state.global_step}: the checkpoint cannot be saved ({reason}); {there}. "
-                "Free some room, and start the same command again"
-            ) from error
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -308,11 +294,3 @@ def check_skipped(skipped: list[Skipped], sources: list[Rows], limit: float) -> 
         f"{len(skipped)} of {everything} rows cannot be used ({names}), more than max_skipped_fraction {limit:g}; "
         f"the first: {first}. Mend them, or raise the limit; what was found while training is in skipped.jsonl"
     )
-
-
-def _reason(error: Exception, folder: Path) -> str:
-    """What went wrong, in one line. torch and safetensors do not say that a disk is full, so it is looked at."""
-    if shutil.disk_usage(folder).free < 2**20:
-        return "the disk is full"
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
