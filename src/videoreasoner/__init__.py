@@ -12,6 +12,7 @@ from videoreasoner.version import __version__ as __version__
 if TYPE_CHECKING:
     from videoreasoner.errors import CheckpointError as CheckpointError
     from videoreasoner.errors import EvaluationError as EvaluationError
+    from videoreasoner.errors import FrameError as FrameError
     from videoreasoner.errors import MissingExtraError as MissingExtraError
     from videoreasoner.errors import QuestionError as QuestionError
     from videoreasoner.errors import RewardError as RewardError
@@ -36,6 +37,7 @@ _MODULES = {
     "Answer": "inference.answer",
     "CheckpointError": "errors",
     "EvaluationError": "errors",
+    "FrameError": "errors",
     "FrameUse": "inference.answer",
     "Frames": "video.frames",
     "Keyframe": "retrieval.keyframes",

@@ -14,6 +14,10 @@ class VideoError(VideoReasonerError):
     """A video that cannot be opened, or holds no usable frame."""
 
 
+class FrameError(VideoError):
+    """Frames that cannot be used, raised where their file is not known; callers add its name."""
+
+
 class CheckpointError(VideoReasonerError):
     """A model folder or id that cannot be loaded, or is of an unsupported family."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from videoreasoner.retrieval.keyframes import retrieval_times
 from videoreasoner.spans import Span
 from videoreasoner.synthetic.videos import VideoSettings, video_world, write_video
 from videoreasoner.tasks import LETTERS, Task
+from videoreasoner.video.pyav.file import VideoFile
 from videoreasoner.video.sampling import focus_plan, uniform_plan
 
 DURATION_S = 12.0
@@ -122,7 +124,7 @@ def test_only_the_first_key_elements_are_looked_for(video_file: Path) -> None:
 def test_a_long_video_is_searched_in_batches_and_within_its_limit(
     video_file: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("videoreasoner.inference.reasoner._SEARCH_BYTES", at_once)
+    monkeypatch.setattr("videoreasoner.retrieval.search._BATCH_BYTES", at_once)
     encoder = FakeEncoder()
     answer = _ask(video_file, {Task.KEY_ELEMENTS: "100"}, encoder, retrieval_rate_fps=20, retrieval_max_frames=130)
     assert encoder.images == answer.usage.frames_searched == 130
@@ -314,6 +316,15 @@ def test_overrides_and_the_encoder_reach_the_reasoner() -> None:
     assert getattr(reasoner.engine, "constrain_event", None) is False
     with pytest.raises(CheckpointError, match="no-such-encoder"):
         Reasoner.from_pretrained("tiny", device="cpu", encoder="./no-such-encoder")
+
+
+def test_a_video_that_is_open_is_asked_about_and_stays_open(video_file: Path) -> None:
+    by_name = Reasoner(FakeEngine(), FakeEncoder()).ask(video_file, "What?")
+    with VideoFile(video_file) as video:
+        answers = [Reasoner(FakeEngine(), FakeEncoder()).ask(video, "What?") for _ in range(2)]
+        assert video.frames_at([0.0]).times_s.tolist() == [0.0]
+    for answer in answers:
+        assert replace(answer, timing={}) == replace(by_name, timing={})
 
 
 # Odd videos.

@@ -164,6 +164,13 @@ def test_a_model_is_loaded_whole_where_zero_3_is_set_up(saved: Path, monkeypatch
         assert one.dtype == other.dtype == torch.float32, name
 
 
+def test_a_defect_of_ours_is_not_blamed_on_the_folder(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as reaching for a private name that another version of transformers does not have."""
+    monkeypatch.delattr(deepspeed, "_hf_deepspeed_config_weak_ref")
+    with pytest.raises(AttributeError, match="_hf_deepspeed_config_weak_ref"):
+        load_checkpoint(saved, "cpu")
+
+
 def test_shipped_checkpoints_are_found_by_name_and_folders_by_path(saved: Path) -> None:
     assert find_folder("tiny") == SHIPPED / "tiny"
     assert find_folder(saved) == saved

@@ -14,8 +14,12 @@ from videoreasoner.retrieval import keyframes
 from videoreasoner.retrieval.keyframes import (
     SCORE_TOLERANCE,
     Keyframe,
+    Moment,
+    SegmentScores,
     distinct_elements,
+    find_moments,
     retrieval_times,
+    score_segments,
     segment_means,
     select_keyframes,
 )
@@ -23,9 +27,13 @@ from videoreasoner.retrieval.keyframes import (
 TIDY = settings(max_examples=40, deadline=None)
 
 
+def find_keyframes(text_features, image_features, times_s, elements, **how):
+    return select_keyframes(score_segments(text_features, image_features, times_s, **how), elements)
+
+
 @st.composite
 def videos(draw):
-    """Features, times, elements, and how to search: what select_keyframes takes."""
+    """Features, times, elements, and how to search: what find_keyframes takes."""
     frames = draw(st.integers(1, 12))
     count = draw(st.integers(0, 12))
     width = draw(st.integers(1, 5))
@@ -33,15 +41,12 @@ def videos(draw):
     fractions = draw(st.lists(st.floats(0, 1), min_size=frames, max_size=frames))
     seed = draw(st.integers(0, 2**32 - 1))
     generator = torch.Generator().manual_seed(seed)
-    words = st.sampled_from(["cat", "Cat", " cat ", "red circle", "red  circle", "", " ", "é"])
-    names = st.one_of(words, st.text(max_size=4))
     return {
         "text_features": torch.randn(count, width, generator=generator),
         "image_features": torch.randn(frames, width, generator=generator),
         "times_s": np.sort(np.array(fractions)) * duration,
-        "elements": draw(st.lists(names, min_size=count, max_size=count)),
+        "elements": [f"element {i}" for i in range(count)],
         "segment_frames": draw(st.integers(1, 14)),
-        "max_elements": draw(st.integers(1, 9)),
         "duration_s": duration,
     }
 
@@ -49,10 +54,9 @@ def videos(draw):
 @TIDY
 @given(videos())
 def test_spans_lie_in_the_video_around_their_time(video):
-    found = select_keyframes(**video)
-    assert len(found) == len(distinct_elements(video["elements"], video["max_elements"]))
-    assert len(found) <= video["max_elements"]
-    assert {k.element for k in found} == set(distinct_elements(video["elements"], video["max_elements"]))
+    found = find_keyframes(**video)
+    assert len(found) == len(video["elements"])
+    assert {k.element for k in found} == set(video["elements"])
     for keyframe in found:
         assert 0 <= keyframe.start_s <= keyframe.time_s <= keyframe.end_s <= video["duration_s"]
         assert keyframe.time_s in video["times_s"]
@@ -77,10 +81,9 @@ def test_the_best_segment_is_found_as_by_hand(video):
         [sum(rows[frame][axis] for frame in group) / len(group) for axis in range(len(rows[0]))] for group in groups
     ]
     texts = video["text_features"].tolist()
-    by_element = {keyframe.element: keyframe for keyframe in select_keyframes(**video)}
-    tidy = [" ".join(element.split()).casefold() for element in video["elements"]]
+    by_element = {keyframe.element: keyframe for keyframe in find_keyframes(**video)}
     for element in by_element.values():
-        row = texts[tidy.index(element.element.casefold())]
+        row = texts[video["elements"].index(element.element)]
         # Opposite frames may cancel out exactly, and then match nothing.
         scores = [cosine(row, mean) if math.hypot(*mean) > 1e-9 else 0.0 for mean in means]
         best = max(scores)
@@ -99,7 +102,7 @@ def test_only_directions_count(video, seed):
         scales = random.uniform(0.01, 100, size=(len(video[name]), 1))
         scaled[name] = video[name].double() * torch.from_numpy(scales)
         video[name] = video[name].double()
-    for one, other in zip(select_keyframes(**video), select_keyframes(**scaled), strict=True):
+    for one, other in zip(find_keyframes(**video), find_keyframes(**scaled), strict=True):
         assert (one.element, one.time_s, one.start_s, one.end_s) == (
             other.element,
             other.time_s,
@@ -113,8 +116,6 @@ def test_only_directions_count(video, seed):
 @given(videos(), st.randoms(use_true_random=False))
 def test_the_order_of_elements_does_not_matter(video, random):
     order = list(range(len(video["elements"])))
-    video["elements"] = [f"element {i}" for i in order]
-    video["max_elements"] = 12
     random.shuffle(order)
     shuffled = dict(video)
     shuffled["elements"] = [video["elements"][i] for i in order]
@@ -123,7 +124,7 @@ def test_the_order_of_elements_does_not_matter(video, random):
     def by_name(keyframe):
         return keyframe.element
 
-    assert sorted(select_keyframes(**video), key=by_name) == sorted(select_keyframes(**shuffled), key=by_name)
+    assert sorted(find_keyframes(**video), key=by_name) == sorted(find_keyframes(**shuffled), key=by_name)
 
 
 @TIDY
@@ -134,9 +135,8 @@ def test_segments_cover_the_video_once(video):
     video["image_features"] = video["text_features"] = torch.eye(frames)[: len(times), : len(times)]
     video["times_s"] = times
     video["elements"] = [f"element {i}" for i in range(len(times))]
-    video["max_elements"] = 12
     video["segment_frames"] = 1
-    found = sorted(select_keyframes(**video), key=lambda keyframe: keyframe.time_s)
+    found = sorted(find_keyframes(**video), key=lambda keyframe: keyframe.time_s)
     assert [keyframe.time_s for keyframe in found] == times.tolist()
     assert (found[0].start_s, found[-1].end_s) == (0, video["duration_s"])
     for one, after in pairwise(found):
@@ -144,11 +144,11 @@ def test_segments_cover_the_video_once(video):
 
 
 def test_a_worked_example():
-    found = select_keyframes(
-        torch.tensor([[0.0, 2.0], [3.0, 0.0], [9.0, 9.0]]),
+    found = find_keyframes(
+        torch.tensor([[0.0, 2.0], [3.0, 0.0]]),
         torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 1.0]]),
         np.array([1.0, 3.0, 5.0, 7.0, 9.0]),
-        ["digit", "red circle", "DIGIT "],
+        ["digit", "red circle"],
         segment_frames=2,
         duration_s=10.0,
     )
@@ -161,7 +161,7 @@ def test_a_worked_example():
 def test_ties_go_to_the_earliest():
     frame = torch.randn(1, 512, generator=torch.Generator().manual_seed(0))
     noise = 1e-7 * torch.arange(40)[:, None]
-    found = select_keyframes(
+    found = find_keyframes(
         frame,
         frame * (1 + noise) + noise * 0.01,
         np.arange(40.0),
@@ -172,7 +172,7 @@ def test_ties_go_to_the_earliest():
 
 
 def test_frames_shown_twice_share_their_stretch():
-    (found,) = select_keyframes(
+    (found,) = find_keyframes(
         torch.eye(2)[1:],
         torch.eye(2)[[0, 1, 1]],
         np.array([2.0, 6.0, 6.0]),
@@ -185,8 +185,7 @@ def test_frames_shown_twice_share_their_stretch():
 def test_no_elements_no_keyframes():
     image = torch.eye(3)
     times = np.arange(3.0)
-    assert select_keyframes(torch.zeros(0, 3), image, times, [], duration_s=3.0) == []
-    assert select_keyframes(torch.ones(1, 3), image, times, [" "], duration_s=3.0) == []
+    assert find_keyframes(torch.zeros(0, 3), image, times, [], duration_s=3.0) == []
 
 
 @TIDY
@@ -240,16 +239,48 @@ def test_retrieval_times_refuse_nonsense(arguments):
 def test_distinct_elements():
     words = ["Red circle", " ", "red  CIRCLE", "digit", "", "Straße", "STRASSE", "last"]
     assert distinct_elements(words) == ["Red circle", "digit", "Straße", "last"]
-    assert distinct_elements(words, 2) == ["Red circle", "digit"]
-    with pytest.raises(SettingError):
-        distinct_elements(words, 0)
+    assert distinct_elements([]) == distinct_elements([" ", "\n"]) == []
+
+
+def segments_of(*scores):
+    """One text, and a segment of a second for each score."""
+    times = np.arange(len(scores), dtype=np.float64)
+    return SegmentScores(np.array([scores]), times + 0.5, times, times + 1)
+
+
+def test_moments_are_runs_of_high_scores_best_first():
+    segments = segments_of(0.0, 0.3, 0.4, 0.1, 0.35, 0.0, 0.2)
+    first, second = Moment(2.5, 1.0, 3.0, 0.4), Moment(4.5, 4.0, 5.0, 0.35)
+    assert find_moments(segments, 0, 9) == [first, second, Moment(6.5, 6.0, 7.0, 0.2)]
+    assert find_moments(segments, 0, 1) == [first]
+
+
+def test_a_text_that_matches_everywhere_alike_has_one_moment():
+    assert find_moments(segments_of(0.2, 0.2 - 1e-8, 0.2), 0, 3) == [Moment(0.5, 0.0, 3.0, 0.2)]
+    assert find_moments(segments_of(-0.5), 0, 3) == [Moment(0.5, 0.0, 1.0, -0.5)]
+
+
+@TIDY
+@given(videos())
+def test_moments_lie_apart_in_the_video_and_the_first_holds_the_keyframe(video):
+    elements = video.pop("elements")
+    segments = score_segments(**video)
+    by_element = {keyframe.element: keyframe for keyframe in select_keyframes(segments, elements)}
+    for row, element in enumerate(elements):
+        moments = find_moments(segments, row, len(segments.times_s))
+        keyframe = by_element[element]
+        assert moments[0].time_s == keyframe.time_s
+        assert moments[0].score == pytest.approx(keyframe.score, abs=SCORE_TOLERANCE)
+        for moment in moments:
+            assert 0 <= moment.start_s <= moment.time_s <= moment.end_s <= video["duration_s"]
+        in_order = sorted(moments, key=lambda moment: (moment.start_s, moment.end_s))
+        assert all(one.end_s <= after.start_s for one, after in pairwise(in_order))
 
 
 @pytest.mark.parametrize(
     ("change", "error"),
     [
         ({"segment_frames": 0}, SettingError),
-        ({"max_elements": 0}, SettingError),
         ({"duration_s": 0.0}, SettingError),
         ({"duration_s": math.nan}, SettingError),
         ({"elements": ["cat", "dog"]}, ValueError),
@@ -272,9 +303,9 @@ def test_inputs_that_do_not_fit_are_refused(change, error):
         "elements": ["cat"],
         "duration_s": 3.0,
     }
-    assert len(select_keyframes(**good)) == 1
+    assert len(find_keyframes(**good)) == 1
     with pytest.raises(error):
-        select_keyframes(**{**good, **change})
+        find_keyframes(**{**good, **change})
 
 
 def test_keyframes_need_no_transformers():

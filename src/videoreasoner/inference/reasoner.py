@@ -4,8 +4,8 @@
     focus    a text-image encoder finds the key elements' frames; event and keyframes become key spans
     answer   one pass over frames that are dense in the key spans and sparse elsewhere
 
-(Paper, section "Multimodal Inference Pipeline".) Two yardsticks look once, at evenly spread frames: `mode="direct"`
-answers at once, and `mode="think"` reasons in text first, as Video-R1 (arXiv 2503.21776) does.
+(Paper, section "Multimodal Inference Pipeline".) Two baselines make one pass over evenly spread frames: `mode="direct"`
+answers without locating, and `mode="think"` reasons in text first, as Video-R1 (arXiv 2503.21776) does.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from videoreasoner.engines.engine import ClipSession, Completion, Engine, Reply
+from videoreasoner.engines.engine import Completion, Engine, Reply
 from videoreasoner.engines.local import LocalEngine
-from videoreasoner.errors import VideoError
+from videoreasoner.errors import FrameError, VideoError
 from videoreasoner.inference.answer import Answer, FrameUse, Usage
-from videoreasoner.inference.query import Query, check_mode
-from videoreasoner.models.checkpoint import find_folder, load_checkpoint
+from videoreasoner.inference.query import Mode, Query, check_mode
+from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.retrieval.encoder import TextImageEncoder, load_encoder
-from videoreasoner.retrieval.keyframes import Keyframe, retrieval_times, select_keyframes
+from videoreasoner.retrieval.keyframes import Keyframe
+from videoreasoner.retrieval.search import SearchedFrames, VideoSearch, sparse_key_times
 from videoreasoner.settings import Settings
 from videoreasoner.spans import Span, merge
 from videoreasoner.tasks import LETTERS, Task, parse_choice, parse_event, parse_key_elements, stated_answer
@@ -39,17 +40,14 @@ from videoreasoner.video.isolated.process import start_decoder
 from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import PAIR, FramePlan, focus_plan, uniform_plan
 
-# Of pixels handed to the text-image encoder at a time: an hour of video is never in memory whole, nor many 4K frames.
-_SEARCH_BYTES = 2**28
-
 
 class Reasoner:
     """Answers questions about videos and shows its evidence.
 
     Args:
         engine: a loaded model.
-        encoder: finds the frames that show a key element; without one, focus uses the event alone.
-        video_time_limit_s: how long the decoder of a video may keep one call waiting before it is stopped: see
+        encoder: finds the frames that show a key element; without one, focus uses the event only.
+        video_time_limit_s: seconds that the decoder of a video may take for one call before it is stopped; see
             `GuardedVideoFile`.
     """
 
@@ -78,23 +76,23 @@ class Reasoner:
         """Load a shipped model, a folder or a Hugging Face id.
 
         Args:
-            model: "tiny" ships with the package; any Qwen2-VL or Qwen2.5-VL checkpoint goes in its place.
+            model: "tiny" ships with the package; any Qwen2-VL or Qwen2.5-VL checkpoint works as well.
             device, dtype: see `load_checkpoint`.
             constrain_event: decode the event under its grammar.
             video_time_limit_s: see `Reasoner`.
-            overrides: any field of `Settings`; `encoder="none"` does without a text-image encoder.
+            overrides: any field of `Settings`; `encoder="none"` loads no text-image encoder.
 
         Raises:
             CheckpointError, SettingError, MissingExtraError
         """
-        # Starts while the model loads.
+        # The decoder's process starts while the model loads.
         start_decoder()
         checkpoint = load_checkpoint(model, device, dtype, **overrides)
         engine = LocalEngine(checkpoint, constrain_event=constrain_event)
         wanted = checkpoint.settings.encoder
         if wanted is None or wanted == "none":
             return cls(engine, video_time_limit_s=video_time_limit_s)
-        encoder = load_encoder(_encoder_spec(wanted), str(checkpoint.model.device))
+        encoder = load_encoder(wanted, str(checkpoint.model.device))
         return cls(engine, encoder, video_time_limit_s=video_time_limit_s)
 
     @property
@@ -103,12 +101,18 @@ class Reasoner:
 
     def ask(
         self,
-        video: str | Path,
+        video: str | Path | VideoReader,
         question: str,
         options: Sequence[str] = (),
         mode: str = "focus",
     ) -> Answer:
         """Answer one question about one video.
+
+        Args:
+            video: a path, a URL, or a video that is open already and stays open.
+            question: what to ask.
+            options: 2 to 26 answers to choose from; none for an open question.
+            mode: "focus", "direct" or "think".
 
         Raises:
             VideoError: the video cannot be used.
@@ -118,196 +122,199 @@ class Reasoner:
         [answer] = self.ask_many(video, [Query(question, tuple(options))], mode)
         return answer
 
-    def ask_many(self, video: str | Path, queries: Sequence[Query], mode: str = "focus") -> list[Answer]:
+    def ask_many(self, video: str | Path | VideoReader, queries: Sequence[Query], mode: str = "focus") -> list[Answer]:
         """Answer several questions about one video; what they have in common is done once."""
         return list(self.iter_answers(video, queries, mode))
 
-    def iter_answers(self, video: str | Path, queries: Sequence[Query], mode: str = "focus") -> Iterator[Answer]:
-        """As `ask_many`, one answer at a time."""
-        check_mode(mode)
-        name = os.fspath(video)
-        with GuardedVideoFile(video, self.video_time_limit_s) as video_file:
-            session = _Session(self, video_file, name)
+    def iter_answers(
+        self, video: str | Path | VideoReader, queries: Sequence[Query], mode: str = "focus"
+    ) -> Iterator[Answer]:
+        """Like `ask_many`, one answer at a time."""
+        checked = check_mode(mode)
+        with ExitStack() as stack:
+            if isinstance(video, (str, os.PathLike)):
+                opened: VideoReader = stack.enter_context(GuardedVideoFile(video, self.video_time_limit_s))
+            else:
+                opened = video
+            session = VideoSession(self.engine, self.encoder, opened)
             for query in queries:
-                try:
-                    answer = session.answer(query, mode)
-                except VideoError as error:
-                    # What looks at pixels does not know which file they came from.
-                    if name in str(error):
-                        raise
-                    raise VideoError(f"{name}: {error}") from error
-                yield answer
+                yield session.answer(query, checked)
 
 
 @dataclass(frozen=True)
-class _Focus:
-    """Where the final pass looks, and why."""
+class Focus:
+    """Where the final pass looks, and why.
+
+    Attributes:
+        plan: the frames.
+        event: the located event; None where the event branch wrote nothing readable.
+        key_elements: what the model said has to be seen.
+        keyframes: where each key element was found.
+        key_spans: event and surroundings of keyframes, merged; the plan is dense in them.
+        notes: what could not be used, in sentences.
+    """
 
     plan: FramePlan
     event: Span | None = None
     key_elements: list[str] = field(default_factory=list)
     keyframes: list[Keyframe] = field(default_factory=list)
     key_spans: list[Span] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-class _Session:
-    """One video and the questions about it."""
+@dataclass(frozen=True)
+class Verdict:
+    """What the final pass answered.
 
-    def __init__(self, reasoner: Reasoner, video_file: VideoReader, name: str) -> None:
-        self.settings = reasoner.engine.settings
-        self.model = reasoner.engine.name
-        self.encoder = reasoner.encoder
-        self.video_file, self.name = video_file, name
-        self.clip: ClipSession = reasoner.engine.open(video_file)
-        # Where sparse frames may stand; true times from here on, so nothing later has to know about key frames.
-        self.key_times_s = video_file.key_times_s if self.settings.sparse_seek == "keyframe" else np.empty(0)
-        self.uniform: FramePlan = uniform_plan(video_file.duration_s, self.settings.sampling, self.key_times_s)
+    Attributes:
+        text, choice, confidence: see `Answer`.
+        notes: what could not be used, in sentences.
+    """
+
+    text: str
+    choice: str | None = None
+    confidence: dict[str, float] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class VideoSession:
+    """One open video and the questions about it. What one question has computed serves the next one.
+
+    Args:
+        engine: runs the model.
+        encoder: see `Reasoner`.
+        video: the open video; the session does not close it.
+    """
+
+    def __init__(self, engine: Engine, encoder: TextImageEncoder | None, video: VideoReader) -> None:
+        self.settings = engine.settings
+        self.model = engine.name
+        self.video = video
+        self.clip = engine.open(video)
         self.stopwatch = Stopwatch()
-        self._searched: tuple[NDArray[np.float64], torch.Tensor] | None = None
+        self.key_times_s = sparse_key_times(video, self.settings)
+        self.uniform = uniform_plan(video.duration_s, self.settings.sampling, self.key_times_s)
+        self.search = None
+        if encoder is not None and self.settings.max_key_elements > 0:
+            self.search = VideoSearch(encoder, self.settings, self.stopwatch)
+        self.searched: SearchedFrames | None = None
 
-    def answer(self, query: Query, mode: str) -> Answer:
+    def answer(self, query: Query, mode: Mode) -> Answer:
+        """Locate, focus, answer.
+
+        Raises:
+            VideoError: the video holds no usable frame.
+        """
         started = time.perf_counter()
         before = self._work()
-        notes: list[str] = []
-        replies: list[Reply] = []
-        focus = _Focus(plan=self.uniform)
-        if mode == "focus":
-            self._search()
-            located = self.clip.complete(self.uniform, query.text, query.options, [Task.EVENT, Task.KEY_ELEMENTS])
-            replies.append(located)
-            focus = self._focus(located, notes)
-        asked = Task.THINK if mode == "think" else Task.ANSWER
-        final = self.clip.complete(focus.plan, query.text, query.options, [asked])
-        replies.append(final)
-        # Each answer says it, also the second one about a damaged video: an answer is read on its own.
-        notes += self.video_file.problems
-
-        confidence, text = None, final.completions[asked].text
-        if asked is Task.THINK:
-            choice, text = self._read(final.completions[asked], query, notes)
-        else:
-            confidence = _normalised(final.option_log_probs) if query.options else None
-            choice = max(confidence, key=confidence.__getitem__) if confidence else None
-        if choice is not None:
-            text = query.options[LETTERS.index(choice)]
-        written = {t: c for reply in replies for t, c in reply.completions.items()}
-        spent = self._work() - before
-        timing = {k: v for k, v in spent.seconds.items() if v > 0}
+        try:
+            if mode == "focus":
+                located = self._locate(query)
+                focus = self._focus(located)
+                final = self.clip.complete(focus.plan, query.text, query.options, [Task.ANSWER])
+                replies = [located, final]
+            else:
+                focus = Focus(self.uniform)
+                task = Task.THINK if mode == "think" else Task.ANSWER
+                final = self.clip.complete(focus.plan, query.text, query.options, [task])
+                replies = [final]
+        except FrameError as error:
+            raise VideoError(f"{self.video.name}: {error}") from error
+        verdict = self._read_thought(final, query) if mode == "think" else _read_answer(final, query)
+        work = self._work() - before
+        completions = {task: written for reply in replies for task, written in reply.completions.items()}
         return Answer(
-            video=self.name,
+            video=self.video.name,
             question=query.text,
             options=query.options,
-            text=text,
-            choice=choice,
-            confidence=confidence,
+            text=verdict.text,
+            choice=verdict.choice,
+            confidence=verdict.confidence,
             event=focus.event,
             key_elements=focus.key_elements,
             keyframes=focus.keyframes,
             key_spans=focus.key_spans,
             frames=[
-                FrameUse(t, bool(dense))
-                for t, dense in zip(final.frame_times_s, np.repeat(focus.plan.dense, PAIR), strict=True)
+                FrameUse(time_s, bool(dense))
+                for time_s, dense in zip(final.frame_times_s, np.repeat(focus.plan.dense, PAIR), strict=True)
             ],
-            timing={**timing, "total": time.perf_counter() - started},
+            timing={**work.seconds, "total": time.perf_counter() - started},
             usage=Usage(
-                frames_decoded=spent.frames_decoded,
-                pairs_encoded=spent.pairs_encoded,
-                frames_searched=spent.frames_searched,
+                frames_decoded=work.frames_decoded,
+                pairs_encoded=work.pairs_encoded,
+                frames_searched=work.frames_searched,
                 tokens_in=sum(reply.tokens_in for reply in replies),
-                tokens_out=sum(c.tokens for c in written.values()),
+                tokens_out=sum(written.tokens for written in completions.values()),
             ),
             mode=mode,
             model=self.model,
-            duration_s=self.video_file.duration_s,
+            duration_s=self.video.duration_s,
             settings=self.settings.looking(),
-            notes=notes,
-            completions={str(task): completion.text for task, completion in written.items()},
+            # Every answer about a damaged video says so, because an answer may be read without the others.
+            notes=[*focus.notes, *self.video.problems, *verdict.notes],
+            completions={str(task): written.text for task, written in completions.items()},
         )
 
-    def _read(self, thought: Completion, query: Query, notes: list[str]) -> tuple[str | None, str]:
-        """The option that a thought ends with, and the answer as it was written; says what of it was unusable."""
-        if not thought.finished:
-            notes.append(f"the text was cut off at max_thought_tokens ({self.settings.max_thought_tokens})")
-        answer = stated_answer(Task.THINK, thought.text)
-        if answer is None:
-            notes.append("the reasoning ends without an answer")
-            return None, thought.text
-        choice = parse_choice(answer, query.options)
-        if query.options and choice is None:
-            notes.append("the written answer names none of the options")
-        return choice, answer
+    def _locate(self, query: Query) -> Reply:
+        """Ask for the key event and the key elements, over evenly spread frames."""
+        if self.search is not None and self.searched is None:
+            # Searched before the first pass looks at the video, so that the frames of both are decoded in one run.
+            frames = self.clip.decode_ahead(self.uniform, self.search.times(self.video))
+            self.searched = self.search.encode(frames, self.video.duration_s)
+        return self.clip.complete(self.uniform, query.text, query.options, [Task.EVENT, Task.KEY_ELEMENTS])
 
-    def _focus(self, located: Reply, notes: list[str]) -> _Focus:
-        """Turn what the locate pass wrote into a frame plan, and say what of it was unusable."""
-        settings, duration_s = self.settings, self.video_file.duration_s
+    def _focus(self, located: Reply) -> Focus:
+        """Turn what the locate pass wrote into a frame plan."""
+        settings, duration_s = self.settings, self.video.duration_s
+        notes = []
         event = parse_event(located.completions[Task.EVENT].text, duration_s)
         if event is None:
             notes.append("the event branch wrote no readable interval")
         elements = parse_key_elements(located.completions[Task.KEY_ELEMENTS].text)
         if not elements:
             notes.append("the key-element branch named nothing")
-        keyframes = self._keyframes(elements)
-        around = [Span.around(k.time_s, settings.keyframe_width_s) for k in keyframes]
-        wanted = [event, *around] if event else around
-        spans = merge(c for s in wanted if (c := s.clipped(duration_s)) is not None)
-        plan = focus_plan(duration_s, spans, settings.sampling, [k.time_s for k in keyframes], self.key_times_s)
+        keyframes: list[Keyframe] = []
+        if self.search is not None and self.searched is not None:
+            keyframes = self.search.keyframes(self.searched, elements)
+        spans = [Span.around(keyframe.time_s, settings.keyframe_width_s) for keyframe in keyframes]
+        if event is not None:
+            spans.append(event)
+        key_spans = merge(limited for span in spans if (limited := span.clipped(duration_s)) is not None)
+        keyframe_times_s = [keyframe.time_s for keyframe in keyframes]
+        plan = focus_plan(duration_s, key_spans, settings.sampling, keyframe_times_s, self.key_times_s)
         if not plan.dense.any():
             notes.append("nothing usable was located, so the frames stay evenly spread")
-            spans = []
-        return _Focus(plan, event, elements, keyframes, spans)
+            key_spans = []
+        return Focus(plan, event, elements, keyframes, key_spans, notes)
 
-    def _keyframes(self, elements: list[str]) -> list[Keyframe]:
-        settings = self.settings
-        if self.encoder is None or self._searched is None or not elements:
-            return []
-        times, images = self._searched
-        with self.stopwatch.stage("retrieve"):
-            looked_for = elements[: settings.max_key_elements]
-            return select_keyframes(
-                self.encoder.encode_texts(looked_for),
-                images,
-                times,
-                looked_for,
-                segment_frames=settings.retrieval_segment_frames,
-                max_elements=settings.max_key_elements,
-                duration_s=self.video_file.duration_s,
-            )
-
-    def _search(self) -> None:
-        """Features of the frames in which key elements are looked for; once a video.
-
-        Before anything is located, so that these frames and those of the first pass are decoded in one run.
-        """
-        settings = self.settings
-        if self.encoder is None or settings.max_key_elements == 0 or self._searched is not None:
-            return
-        wanted = retrieval_times(
-            self.video_file.duration_s, settings.retrieval_rate_fps, settings.retrieval_max_frames, self.key_times_s
-        )
-        times: list[float] = []
-        features: list[torch.Tensor] = []
-        batch: list[NDArray[np.uint8]] = []
-        for time_s, image in self.clip.decode_ahead(self.uniform, wanted):
-            times.append(time_s)
-            batch.append(image)
-            if len(batch) * image.nbytes >= _SEARCH_BYTES or len(times) == len(wanted):
-                with self.stopwatch.stage("retrieve"):
-                    features.append(self.encoder.encode_images(np.stack(batch)))
-                batch.clear()
-        self._searched = np.asarray(times), torch.cat(features)
+    def _read_thought(self, final: Reply, query: Query) -> Verdict:
+        """The answer that a thought states at its end, and the option that it names."""
+        thought: Completion = final.completions[Task.THINK]
+        notes = []
+        if not thought.finished:
+            notes.append(f"the text was cut off at max_thought_tokens ({self.settings.max_thought_tokens})")
+        stated = stated_answer(Task.THINK, thought.text)
+        if stated is None:
+            return Verdict(thought.text, notes=[*notes, "the reasoning ends without an answer"])
+        if not query.options:
+            return Verdict(stated, notes=notes)
+        choice = parse_choice(stated, query.options)
+        if choice is None:
+            return Verdict(stated, notes=[*notes, "the written answer names none of the options"])
+        return Verdict(query.options[LETTERS.index(choice)], choice, notes=notes)
 
     def _work(self) -> _Work:
         return _Work(
             self.clip.frames_decoded,
             self.clip.pairs_encoded,
-            0 if self._searched is None else len(self._searched[0]),
+            0 if self.searched is None else len(self.searched),
             {**self.clip.seconds, **self.stopwatch.seconds},
         )
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Counters at one moment; the difference of two is what happened in between."""
+    """Counters at one moment; the difference of two is the work done in between."""
 
     frames_decoded: int
     pairs_encoded: int
@@ -315,21 +322,26 @@ class _Work:
     seconds: dict[str, float]
 
     def __sub__(self, earlier: _Work) -> _Work:
+        seconds = {stage: total - earlier.seconds.get(stage, 0.0) for stage, total in self.seconds.items()}
         return _Work(
             self.frames_decoded - earlier.frames_decoded,
             self.pairs_encoded - earlier.pairs_encoded,
             self.frames_searched - earlier.frames_searched,
-            {k: v - earlier.seconds.get(k, 0.0) for k, v in self.seconds.items()},
+            {stage: spent for stage, spent in seconds.items() if spent > 0},
         )
 
 
-def _normalised(log_probs: Sequence[float]) -> dict[str, float]:
-    """Softmax over the options, by letter."""
+def _read_answer(final: Reply, query: Query) -> Verdict:
+    """The most probable option, or what was written where there are no options."""
+    if not query.options:
+        return Verdict(final.completions[Task.ANSWER].text)
+    confidence = _softmax(final.option_log_probs)
+    choice = max(confidence, key=confidence.__getitem__)
+    return Verdict(query.options[LETTERS.index(choice)], choice, confidence)
+
+
+def _softmax(log_probs: Sequence[float]) -> dict[str, float]:
+    """Probabilities of the options, by letter."""
     top = max(log_probs)
     weights = [math.exp(value - top) for value in log_probs]
     return {LETTERS[i]: weight / sum(weights) for i, weight in enumerate(weights)}
-
-
-def _encoder_spec(name: str) -> str:
-    """A shipped encoder is named as a shipped model is."""
-    return name if name.startswith("open_clip:") else str(find_folder(name))

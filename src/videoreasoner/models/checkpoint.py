@@ -25,19 +25,10 @@ FAMILIES = {
 }
 _WEIGHTS = "*.safetensors"
 _SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
-# transformers reports a bad folder by any of these; none of them is a defect of ours.
-_LOADING_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    TypeError,
-    ValueError,
-)
+# What loading a bad folder raises: missing files (OSError), damaged weights (SafetensorError), weights of other shapes
+# (RuntimeError), a config or tokenizer that does not hold what it should (LookupError, ValueError) or that needs a
+# package that is not installed (ImportError). AttributeError and TypeError are missing on purpose: they are defects.
+LOADING_ERRORS = (ImportError, LookupError, OSError, RuntimeError, SafetensorError, ValueError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,15 +162,19 @@ def _pickled_shards(folder: Path) -> set[str]:
         raise CheckpointError(f"{path}: not an index of weights ({type(error).__name__}: {error})") from error
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Raises:
+    SettingError: there is no such device.
+    """
     try:
         torch.empty(0, device=name)
     # A torch without CUDA says so by an AssertionError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SettingError(f"device {name!r} cannot be used ({_first_line(error)}); try 'cpu'") from error
+        raise SettingError(f"device {name!r} cannot be used ({describe_error(error)}); try 'cpu'") from error
 
 
-def _first_line(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
+    """The type of an error and its first line, cut to a length that fits into a message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
 
@@ -212,7 +207,7 @@ def load_checkpoint(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     # Whatever can be wrong is looked at before gigabytes are downloaded.
-    _check_device(device)
+    check_device(device)
     described = find_folder(name, weights=False)
     config = read_config(described)
     settings = Settings.load(described).changed(**overrides)
@@ -233,8 +228,8 @@ def load_checkpoint(
                 output_loading_info=True,
                 quantization_config=quantization_config,
             )
-    except _LOADING_ERRORS as error:
-        raise CheckpointError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+    except LOADING_ERRORS as error:
+        raise CheckpointError(f"{folder}: cannot be loaded ({describe_error(error)})") from error
     # transformers would go on with random numbers in their place.
     if report["missing_keys"]:
         raise CheckpointError(

@@ -1,8 +1,8 @@
-"""Key elements to keyframes: which moment of the video matches each word best.
+"""From features to keyframes: which moments of a video match a text best. Knows no encoder and no video.
 
 The method of the paper (section "Inference"; reference/data-and-benchmarks.md, 1.9): frames at one
-per second, features averaged over short segments, the best segment for each of the first eight key
-elements, sorted by similarity.
+per second, features averaged over short segments, the best segment for each key element, sorted by
+similarity.
 """
 
 from __future__ import annotations
@@ -74,23 +74,17 @@ def retrieval_times(
     return on_key_frames(centres, duration_s, key_times_s)
 
 
-def distinct_elements(elements: Sequence[str], max_elements: int = 8) -> list[str]:
-    """The key elements to look for: without blanks and repetitions, the first few.
+def distinct_elements(elements: Sequence[str]) -> list[str]:
+    """The key elements without blank and repeated ones, in their order, with their spaces tidied.
 
-    Args:
-        elements: words, in order of importance.
-        max_elements: how many to keep.
-
-    Returns:
-        At most max_elements texts, in their order, spaces tidied; two that differ only in case or
-        spaces count as one, and the first is kept.
-
-    Raises:
-        SettingError: max_elements below 1.
+    Two that differ only in case or spaces count as one; the first is kept.
     """
-    if max_elements < 1:
-        raise SettingError(f"max_elements must be at least 1, not {max_elements}")
-    return [text for _, text in _distinct(elements)[:max_elements]]
+    kept: dict[str, str] = {}
+    for element in elements:
+        text = " ".join(element.split())
+        if text:
+            kept.setdefault(text.casefold(), text)
+    return list(kept.values())
 
 
 def segment_means(
@@ -123,80 +117,145 @@ def segment_means(
     return normalize(means, dim=-1), first, last
 
 
-def select_keyframes(
+@dataclass(frozen=True, eq=False)
+class SegmentScores:
+    """How well each of E texts matches each of S segments of a video.
+
+    A segment reaches half-way to the frames sampled before and after it, or to the beginning and the end of the video:
+    the segments cover the video once.
+
+    Attributes:
+        scores: float64[E, S], cosine similarities in [-1, 1].
+        times_s: float64[S], seconds, the time of each segment's middle frame.
+        start_s, end_s: float64[S], seconds, where each segment starts and ends.
+    """
+
+    scores: NDArray[np.float64]
+    times_s: NDArray[np.float64]
+    start_s: NDArray[np.float64]
+    end_s: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A stretch of the video in which a text matches well.
+
+    Attributes:
+        time_s: seconds; the middle frame of its best segment.
+        start_s, end_s: seconds; where the stretch starts and ends.
+        score: cosine similarity of the text and the best segment, in [-1, 1].
+    """
+
+    time_s: float
+    start_s: float
+    end_s: float
+    score: float
+
+
+def score_segments(
     text_features: torch.Tensor,
     image_features: torch.Tensor,
     times_s: NDArray[np.float64],
-    elements: Sequence[str],
     *,
     segment_frames: int = 1,
-    max_elements: int = 8,
     duration_s: float,
-) -> list[Keyframe]:
-    """The best segment for each key element.
-
-    A segment's span reaches half-way to the frames sampled before and after it, or to the video's
-    beginning and end: the spans of all segments cover the video once. Equally good segments: the
-    earliest is taken.
+) -> SegmentScores:
+    """Compare each text with each segment of a video.
 
     Args:
-        text_features: float[E, D], one row an element; only directions count.
-        image_features: float[T, D], one row a frame; only directions count.
+        text_features: float[E, D], one row for each text; only directions count.
+        image_features: float[T, D], one row for each frame; only directions count.
         times_s: float64[T], seconds, the true times of the frames, not decreasing.
-        elements: E key elements; repeated and blank ones are dropped, then the first kept.
-        segment_frames: frames whose features are averaged.
-        max_elements: how many elements to look for.
+        segment_frames: frames whose features are averaged into a segment.
         duration_s: length of the video in seconds.
 
-    Returns:
-        One keyframe for each element looked for, highest score first.
-
     Raises:
-        SettingError: segment_frames or max_elements below 1, or a duration that is not positive.
+        SettingError: segment_frames below 1, or a duration that is not positive.
         ValueError: shapes that do not belong together, no frames, features that are not finite,
             times that decrease or lie outside [0, duration_s].
     """
-    if max_elements < 1:
-        raise SettingError(f"max_elements must be at least 1, not {max_elements}")
     if not (math.isfinite(duration_s) and duration_s > 0):
         raise SettingError(f"duration_s must be positive and finite, not {duration_s}")
-    if not elements:
-        return []
     texts = _unit_rows(text_features, "text_features")
     means, first, last = segment_means(image_features, segment_frames)
-    if len(texts) != len(elements):
-        raise ValueError(f"{len(elements)} elements need as many features, not {len(texts)}")
     if texts.shape[1] != means.shape[1]:
         raise ValueError(f"text features have {texts.shape[1]} dimensions, image features {means.shape[1]}")
     edges = _edges(times_s, len(image_features), duration_s)
+    scores = np.empty((len(texts), len(means)))
+    for row, text in enumerate(texts):
+        # One text at a time: rounding in a product of matrices would depend on the other texts.
+        scores[row] = (means @ text).clamp(-1.0, 1.0).numpy()
+    return SegmentScores(
+        scores=scores,
+        times_s=times_s[(first + last) // 2],
+        start_s=edges[first, 0],
+        end_s=edges[last, 1],
+    )
 
+
+def select_keyframes(segments: SegmentScores, elements: Sequence[str]) -> list[Keyframe]:
+    """The best segment for each key element; of equally good ones the earliest.
+
+    Args:
+        segments: their scores for the elements.
+        elements: E key elements, in the order of the rows of `segments.scores`.
+
+    Returns:
+        One keyframe for each element, highest score first.
+
+    Raises:
+        ValueError: there are more or fewer elements than rows.
+    """
     keyframes = []
-    for row, element in _distinct(elements)[:max_elements]:
-        scores = (means @ texts[row]).clamp(-1.0, 1.0).numpy()
-        best = int(np.flatnonzero(scores >= scores.max() - SCORE_TOLERANCE)[0])
+    for element, scores in zip(elements, segments.scores, strict=True):
+        best = _earliest_best(scores)
         keyframes.append(
             Keyframe(
-                time_s=float(times_s[(first[best] + last[best]) // 2]),
+                time_s=float(segments.times_s[best]),
                 element=element,
                 score=float(scores[best]),
-                start_s=float(edges[first[best], 0]),
-                end_s=float(edges[last[best], 1]),
+                start_s=float(segments.start_s[best]),
+                end_s=float(segments.end_s[best]),
             )
         )
     return sorted(keyframes, key=lambda keyframe: -keyframe.score)
 
 
-def _distinct(elements: Sequence[str]) -> list[tuple[int, str]]:
-    """Positions and tidied texts of the elements that are neither blank nor repeated."""
-    seen: set[str] = set()
-    kept = []
-    for position, element in enumerate(elements):
-        text = " ".join(element.split())
-        key = text.casefold()
-        if key and key not in seen:
-            seen.add(key)
-            kept.append((position, text))
-    return kept
+def find_moments(segments: SegmentScores, row: int, most: int) -> list[Moment]:
+    """The stretches of the video in which one text matches best, best first.
+
+    A moment is a run of neighbouring segments whose scores are at least halfway between the lowest and the highest
+    score of that text in this video. So the first moment holds the text's keyframe, and a text that matches the whole
+    video equally well has one moment, which is the whole video.
+
+    Args:
+        segments: the scores.
+        row: which of the texts.
+        most: how many moments to return at most.
+    """
+    scores = segments.scores[row]
+    level = (scores.min() + scores.max()) / 2
+    high = np.concatenate([[False], scores >= level - SCORE_TOLERANCE, [False]])
+    borders = np.flatnonzero(high[1:] != high[:-1])
+    moments = []
+    for first, end in zip(borders[::2], borders[1::2], strict=True):
+        best = first + _earliest_best(scores[first:end])
+        moments.append(
+            Moment(
+                time_s=float(segments.times_s[best]),
+                start_s=float(segments.start_s[first]),
+                end_s=float(segments.end_s[end - 1]),
+                score=float(scores[best]),
+            )
+        )
+    best_score = scores.max()
+    # Of equally good ones the earliest comes first, as for keyframes.
+    moments.sort(key=lambda moment: -best_score if moment.score >= best_score - SCORE_TOLERANCE else -moment.score)
+    return moments[:most]
+
+
+def _earliest_best(scores: NDArray[np.float64]) -> int:
+    return int(np.flatnonzero(scores >= scores.max() - SCORE_TOLERANCE)[0])
 
 
 def _unit_rows(features: torch.Tensor, name: str) -> torch.Tensor:

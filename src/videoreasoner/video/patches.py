@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from videoreasoner.errors import CheckpointError, VideoError
+from videoreasoner.errors import CheckpointError, FrameError
 
 # transformers' limit; a frame beyond it would become one patch high and thousands wide.
 MAX_ASPECT_RATIO = 200
@@ -98,10 +98,10 @@ def resized_size(height: int, width: int, settings: PatchSettings) -> tuple[int,
     """The height and width a frame is resized to: multiples of the factor, area within the limits.
 
     Raises:
-        VideoError: the frame is more than 200 times as long as it is wide.
+        FrameError: the frame is more than 200 times as long as it is wide.
     """
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise VideoError(
+        raise FrameError(
             f"frames of {width}x{height} pixels are more than {MAX_ASPECT_RATIO} times as long as wide; "
             "crop or pad the video first"
         )

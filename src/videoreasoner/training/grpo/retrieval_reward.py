@@ -1,56 +1,43 @@
 """A reward for key elements that is verified by retrieval.
 
-The paper reinforces event and answer alone, and leaves key elements to the cold start. What makes key elements good
-can be checked, though: they are there to lead a text-image encoder to the event. So the reward is the share of the
-keyframes retrieved for them that lie inside the reference event. One is retrieved for each element, as in inference.
+The paper reinforces event and answer only, and leaves key elements to the cold start. Key elements can be checked all
+the same: they are there to lead a text-image encoder to the event. The reward is the share of their keyframes that lie
+inside the reference event. Keyframes are found by the search that inference uses.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from videoreasoner.retrieval.encoder import TextImageEncoder
-from videoreasoner.retrieval.keyframes import retrieval_times, select_keyframes
+from videoreasoner.retrieval.search import SearchedFrames, VideoSearch
 from videoreasoner.settings import Settings
 from videoreasoner.tasks import Task, parse_key_elements
 from videoreasoner.training.grpo.rewards import Reward
+from videoreasoner.video.reader import VideoReader
 
-# 768 frames of 512 dimensions are 1.5 MB; this bounds the cache at a few hundred MB.
+# The features of 768 frames of 512 dimensions are 1.5 MB; this bounds the cache at a few hundred MB.
 _VIDEOS_KEPT = 256
-_FRAMES_AT_ONCE = 32
-
-Searched = tuple[NDArray[np.float64], torch.Tensor]
-"""Times float64[T] in seconds and features float32[T, D] of the frames of a video that are searched."""
 
 
 class KeyElementRetrieval:
-    """See the module. Frames of a video are encoded once, however many completions are scored on it.
+    """Scores key elements: see the module. The frames of a video are encoded once for all its completions.
 
     Args:
         encoder: finds the keyframes.
         settings: which frames are searched, and how many elements are looked for.
-        frames: (video, times in seconds) -> pairs of (true time in seconds, uint8[H, W, 3]).
+        open_video: opens a video, given its path or URL.
     """
 
     tasks = (Task.KEY_ELEMENTS,)
     field = Task.EVENT
 
-    def __init__(
-        self,
-        encoder: TextImageEncoder,
-        settings: Settings,
-        frames: Callable[[str, Sequence[float]], Any],
-    ) -> None:
-        self.encoder = encoder
-        self.settings = settings
-        self.frames = frames
-        self._videos: OrderedDict[str, Searched] = OrderedDict()
+    def __init__(self, encoder: TextImageEncoder, settings: Settings, open_video: Callable[[str], VideoReader]) -> None:
+        self._search = VideoSearch(encoder, settings)
+        self._open_video = open_video
+        self._searched: OrderedDict[str, SearchedFrames] = OrderedDict()
 
     def __call__(
         self,
@@ -66,45 +53,21 @@ class KeyElementRetrieval:
             if columns["task"][i] not in self.tasks or not events:
                 rewards.append(None)
                 continue
-            elements = parse_key_elements(text)[: self.settings.max_key_elements]
-            times = self._keyframe_times(columns["video"][i], columns["duration"][i], elements)
-            inside = sum(any(event.contains(time_s) for event in events) for time_s in times)
-            rewards.append(Reward(inside / len(times) if times else 0.0, elements=len(times), inside=inside))
+            elements = parse_key_elements(text)
+            # A completion without elements needs no video.
+            keyframes = self._search.keyframes(self._frames_of(columns["video"][i]), elements) if elements else []
+            inside = sum(any(event.contains(keyframe.time_s) for event in events) for keyframe in keyframes)
+            value = inside / len(keyframes) if keyframes else 0.0
+            rewards.append(Reward(value, elements=len(keyframes), inside=inside))
         return rewards
 
-    def _keyframe_times(self, video: str, duration_s: float, elements: Sequence[str]) -> list[float]:
-        if not elements:
-            return []
-        times, images = self._searched(video, duration_s)
-        keyframes = select_keyframes(
-            self.encoder.encode_texts(elements),
-            images,
-            times,
-            elements,
-            segment_frames=self.settings.retrieval_segment_frames,
-            max_elements=self.settings.max_key_elements,
-            duration_s=duration_s,
-        )
-        return [keyframe.time_s for keyframe in keyframes]
-
-    def _searched(self, video: str, duration_s: float) -> Searched:
-        if video in self._videos:
-            self._videos.move_to_end(video)
-            return self._videos[video]
-        settings = self.settings
-        wanted = retrieval_times(duration_s, settings.retrieval_rate_fps, settings.retrieval_max_frames)
-        times: list[float] = []
-        features: list[torch.Tensor] = []
-        images: list[NDArray[np.uint8]] = []
-        for time_s, image in self.frames(video, wanted.tolist()):
-            times.append(time_s)
-            images.append(image)
-            if len(images) == _FRAMES_AT_ONCE:
-                features.append(self.encoder.encode_images(np.stack(images)))
-                images.clear()
-        if images:
-            features.append(self.encoder.encode_images(np.stack(images)))
-        self._videos[video] = np.asarray(times), torch.cat(features)
-        if len(self._videos) > _VIDEOS_KEPT:
-            self._videos.popitem(last=False)
-        return self._videos[video]
+    def _frames_of(self, name: str) -> SearchedFrames:
+        if name in self._searched:
+            self._searched.move_to_end(name)
+            return self._searched[name]
+        with self._open_video(name) as video:
+            searched = self._search.search(video)
+        self._searched[name] = searched
+        if len(self._searched) > _VIDEOS_KEPT:
+            self._searched.popitem(last=False)
+        return searched

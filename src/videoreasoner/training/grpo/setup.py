@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from videoreasoner.errors import QuestionError, RowError, SettingError, TrainingError, VideoError
 from videoreasoner.models.checkpoint import Checkpoint, find_folder, load_checkpoint
 from videoreasoner.models.positions import ClipTokens
-from videoreasoner.retrieval.encoder import OPEN_CLIP_PREFIX, load_encoder
+from videoreasoner.retrieval.encoder import load_encoder
 from videoreasoner.rows import Row
 from videoreasoner.settings import Settings
 from videoreasoner.tasks import Task
@@ -114,22 +112,13 @@ def rewards_of(recipe: GrpoRecipe) -> Rewards:
             )
         # Before the process group is there; launchers say which GPU is this process's.
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-        encoder = load_encoder(name if name.startswith(OPEN_CLIP_PREFIX) else find_folder(name), device)
-        more[KEY_ELEMENT_RETRIEVAL] = KeyElementRetrieval(encoder, settings, _Frames(recipe.decode_time_limit_s))
+        encoder = load_encoder(name, device)
+        more[KEY_ELEMENT_RETRIEVAL] = KeyElementRetrieval(
+            encoder, settings, partial(GuardedVideoFile, time_limit_s=recipe.decode_time_limit_s)
+        )
     rewards = load_rewards(recipe.rewards, more)
     rewards.check_tasks(recipe.tasks)
     return rewards
-
-
-@dataclass(frozen=True)
-class _Frames:
-    """Frames of a video, for retrieval."""
-
-    time_limit_s: float
-
-    def __call__(self, video: str, times_s: Sequence[float]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        with GuardedVideoFile(video, self.time_limit_s) as video_file:
-            yield from video_file.iter_frames_at(times_s)
 
 
 def load_reference(recipe: GrpoRecipe, checkpoint: Checkpoint, device: torch.device) -> Any:

@@ -71,6 +71,11 @@ class VideoFile:
         self._decoder.close()
 
     @property
+    def name(self) -> str:
+        """The path or URL, as it was given."""
+        return self._decoder.name
+
+    @property
     def width(self) -> int:
         """Pixels from left to right, after rotation."""
         return self._shape.upright_size[1]

@@ -1,0 +1,125 @@
+"""The search for texts in the frames of a video, for answers, for a reward and for `videoreasoner search` alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from videoreasoner.retrieval.encoder import TextImageEncoder
+from videoreasoner.retrieval.keyframes import (
+    Keyframe,
+    SegmentScores,
+    distinct_elements,
+    retrieval_times,
+    score_segments,
+    select_keyframes,
+)
+from videoreasoner.settings import Settings
+from videoreasoner.utils.stopwatch import Stopwatch
+from videoreasoner.video.reader import VideoReader
+
+# Most bytes of pixels that are handed to the encoder at a time: an hour of video is never in memory as a whole, nor are
+# many 4K frames.
+_BATCH_BYTES = 2**28
+
+
+@dataclass(frozen=True, eq=False)
+class SearchedFrames:
+    """The frames of one video that are searched.
+
+    Attributes:
+        times_s: float64[T], seconds, their true times, not decreasing.
+        features: float32[T, D], rows of unit length, on the CPU.
+        duration_s: length of the video in seconds.
+    """
+
+    times_s: NDArray[np.float64]
+    features: torch.Tensor
+    duration_s: float
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+
+def sparse_key_times(video: VideoReader, settings: Settings) -> NDArray[np.float64]:
+    """float64[K], seconds: the key frames on which sparse frames stand; empty unless `sparse_seek` is "keyframe"."""
+    return video.key_times_s if settings.sparse_seek == "keyframe" else np.empty(0)
+
+
+class VideoSearch:
+    """Finds texts in videos with one encoder.
+
+    Args:
+        encoder: turns texts and frames into features.
+        settings: which frames are searched (`retrieval_rate_fps`, `retrieval_max_frames`, `sparse_seek`), how many form
+            a segment (`retrieval_segment_frames`), and for how many key elements keyframes are found.
+        stopwatch: measures the encoder's time as the stage "retrieve".
+    """
+
+    def __init__(self, encoder: TextImageEncoder, settings: Settings, stopwatch: Stopwatch | None = None) -> None:
+        self.encoder = encoder
+        self.settings = settings
+        self.stopwatch = stopwatch or Stopwatch()
+
+    def times(self, video: VideoReader) -> NDArray[np.float64]:
+        """float64[T], seconds, increasing: the times of the frames to search."""
+        settings = self.settings
+        return retrieval_times(
+            video.duration_s,
+            settings.retrieval_rate_fps,
+            settings.retrieval_max_frames,
+            sparse_key_times(video, settings),
+        )
+
+    def encode(self, frames: Iterable[tuple[float, NDArray[np.uint8]]], duration_s: float) -> SearchedFrames:
+        """Encode frames in batches of bounded size.
+
+        Args:
+            frames: true time in seconds and uint8[H, W, 3] of each frame, at least one, in the order of time.
+            duration_s: length of their video in seconds.
+        """
+        times: list[float] = []
+        features: list[torch.Tensor] = []
+        batch: list[NDArray[np.uint8]] = []
+
+        def encode_batch() -> None:
+            with self.stopwatch.stage("retrieve"):
+                features.append(self.encoder.encode_images(np.stack(batch)))
+            batch.clear()
+
+        for time_s, image in frames:
+            times.append(time_s)
+            batch.append(image)
+            if len(batch) * image.nbytes >= _BATCH_BYTES:
+                encode_batch()
+        if batch:
+            encode_batch()
+        return SearchedFrames(np.asarray(times), torch.cat(features), duration_s)
+
+    def search(self, video: VideoReader) -> SearchedFrames:
+        """Decode and encode the frames of a video that are to be searched.
+
+        Raises:
+            VideoError: the video holds no usable frame.
+        """
+        return self.encode(video.iter_frames_at(self.times(video)), video.duration_s)
+
+    def score(self, searched: SearchedFrames, texts: Sequence[str]) -> SegmentScores:
+        """Compare each text with each segment of the searched frames; row e of the scores belongs to `texts[e]`."""
+        with self.stopwatch.stage("retrieve"):
+            return score_segments(
+                self.encoder.encode_texts(texts),
+                searched.features,
+                searched.times_s,
+                segment_frames=self.settings.retrieval_segment_frames,
+                duration_s=searched.duration_s,
+            )
+
+    def keyframes(self, searched: SearchedFrames, elements: Sequence[str]) -> list[Keyframe]:
+        """One keyframe for each of the first `max_key_elements` distinct elements, highest score first."""
+        looked_for = distinct_elements(elements)[: self.settings.max_key_elements]
+        return select_keyframes(self.score(searched, looked_for), looked_for) if looked_for else []
