@@ -104,9 +104,9 @@ def _bound(trainer: Any, case: Case) -> dict[str, float]:
     """Seconds of trunk prefill, trunk forward and backward, and reference forward, the vision tower in each."""
     import torch
 
-    from videoreasoner.models.decoding import TreeDecoder
     from videoreasoner.models.prompt_tree import PromptTree, collate
-    from videoreasoner.training.grpo.rollouts import encode_clip
+    from videoreasoner.models.tree_batch import encode_clip
+    from videoreasoner.models.tree_decoder import TreeDecoder
 
     query = trainer.run.dataset[0]
     tree = PromptTree(query.trunk)

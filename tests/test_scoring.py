@@ -8,6 +8,7 @@ from videoreasoner.rows import Row
 from videoreasoner.scoring import reference_events, score_completion
 from videoreasoner.spans import Span
 from videoreasoner.tasks import Task, event_text
+from videoreasoner.training.grpo.rewards import load_rewards
 
 
 def row(**fields) -> Row:
@@ -74,3 +75,25 @@ def test_without_a_reference_there_is_no_value() -> None:
     elements = score_completion(row(), Task.KEY_ELEMENTS, "a dog, a ball", 10.0)
     assert (elements.value, elements.is_parsed) == (None, True)
     assert not score_completion(row(), Task.KEY_ELEMENTS, " ", 10.0).is_parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "is_parsed"),
+    [("It is. </think> B", True), ("It is. </think> a green one", False), ("B", False), ("B </think>", False)],
+)
+def test_a_thought_is_parsed_where_its_answer_is(text: str, is_parsed: bool) -> None:
+    asked = row(options=["red", "blue"], answer="B")
+    assert score_completion(asked, Task.THINK, text, 8.0).is_parsed is is_parsed
+    assert score_completion(row(answer="red"), Task.THINK, text, 8.0).is_parsed is (is_parsed or "green" in text)
+
+
+def test_rewards_and_held_out_samples_give_this_score() -> None:
+    """The event [50, 70] of a video of 60 s, and an open answer with an article: once two definitions each."""
+    event = row(event=[50.0, 70.0])
+    text = "<|event_start|>[0.83, 1.00]<|event_end|>"
+    rewards = load_rewards({"event_iou": 1.0, "accuracy": 1.0})
+    scored = rewards.score(event, 60.0, "v.mp4", [Task.EVENT], ["?"], [text], [[1]])
+    assert scored.totals == [score_completion(event, Task.EVENT, text, 60.0).value]
+    answer = row(answer="red car")
+    scored = rewards.score(answer, 60.0, "v.mp4", [Task.ANSWER], ["?"], ["a red car."], [[1]])
+    assert scored.totals == [score_completion(answer, Task.ANSWER, "a red car.", 60.0).value] == [1.0]

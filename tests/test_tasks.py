@@ -10,7 +10,6 @@ from videoreasoner.tasks import (
     THINK_END,
     Task,
     event_text,
-    is_readable,
     key_elements_text,
     parse_choice,
     parse_event,
@@ -267,22 +266,3 @@ def test_without_the_mark_there_is_no_thought(text):
 def test_the_tags_of_video_r1_are_taken_off(rest):
     assert parse_thought(f"It meows.\n</think>{rest}") == ("It meows.", "B")
     assert parse_thought("It meows.</think><answer> </answer>") is None
-
-
-@pytest.mark.parametrize(
-    ("text", "readable"),
-    [("It is. </think> B", True), ("It is. </think> a green one", False), ("B", False), ("B </think>", False)],
-)
-def test_a_thought_is_readable_where_its_answer_is(text, readable):
-    assert is_readable(Task.THINK, text, 8.0, ["red", "blue"]) is readable
-    assert is_readable(Task.THINK, text, 8.0, None) is (readable or "green" in text)
-
-
-def test_what_is_readable_follows_the_task():
-    assert is_readable(Task.EVENT, "0.10 0.20", 8.0, None) == (parse_event("0.10 0.20", 8.0) is not None)
-    assert not is_readable(Task.EVENT, "0.20", 8.0, None)
-    assert is_readable(Task.KEY_ELEMENTS, "a cat; a mat", 8.0, None)
-    assert not is_readable(Task.KEY_ELEMENTS, " ", 8.0, None)
-    assert is_readable(Task.ANSWER, "B", 8.0, ["red", "blue"])
-    assert not is_readable(Task.ANSWER, "green", 8.0, ["red", "blue"])
-    assert is_readable(Task.ANSWER, "green", 8.0, None)

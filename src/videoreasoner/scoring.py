@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-from videoreasoner.rows import Row
 from videoreasoner.spans import Span, best_iou
 from videoreasoner.tasks import Task, parse_choice, parse_event, parse_key_elements, stated_answer
 
 ReadAs = Literal["event", "key elements", "choice", "number", "text", "no answer"]
+
+
+class Reference(Protocol):
+    """What a completion is compared with. A `Row` is one."""
+
+    @property
+    def event(self) -> Sequence[Span] | None: ...
+    @property
+    def options(self) -> Sequence[str] | None: ...
+    @property
+    def answer(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -38,12 +49,12 @@ class Score:
     choice: str | None = None
 
 
-def reference_events(row: Row, duration_s: float) -> list[Span]:
+def reference_events(row: Reference, duration_s: float) -> list[Span]:
     """The spans of the row's event, limited to the video; a span that lies outside of the video is left out."""
     return [inside for span in row.event or () if (inside := span.clipped(duration_s)) is not None]
 
 
-def score_completion(row: Row, task: Task, text: str, duration_s: float) -> Score:
+def score_completion(row: Reference, task: Task, text: str, duration_s: float) -> Score:
     """Score what a model wrote for one task of one row.
 
     An event is compared with the reference spans limited to the video (temporal IoU, as the paper's IoU reward). An
@@ -62,7 +73,7 @@ def score_completion(row: Row, task: Task, text: str, duration_s: float) -> Scor
     return _score_answer(row, stated_answer(task, text))
 
 
-def _score_event(row: Row, text: str, duration_s: float) -> Score:
+def _score_event(row: Reference, text: str, duration_s: float) -> Score:
     predicted, references = parse_event(text, duration_s), reference_events(row, duration_s)
     value = None
     if references:
@@ -70,7 +81,7 @@ def _score_event(row: Row, text: str, duration_s: float) -> Score:
     return Score(value, predicted is not None, "event", event=predicted)
 
 
-def _score_answer(row: Row, stated: str | None) -> Score:
+def _score_answer(row: Reference, stated: str | None) -> Score:
     wrong = None if row.answer is None else 0.0
     if stated is None:
         return Score(wrong, False, "no answer")

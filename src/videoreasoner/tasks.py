@@ -142,16 +142,6 @@ def stated_answer(task: Task, text: str) -> str | None:
     return None if thought is None else thought[1]
 
 
-def is_readable(task: Task, text: str, duration_s: float, options: Sequence[str] | None) -> bool:
-    """Whether a completion can be read as what its task asks for."""
-    if task is Task.EVENT:
-        return parse_event(text, duration_s) is not None
-    if task is Task.KEY_ELEMENTS:
-        return bool(parse_key_elements(text))
-    answer = stated_answer(task, text) or ""
-    return parse_choice(answer, options) is not None if options else bool(answer)
-
-
 def _bare(text: str) -> str:
     """Without the blanks and full stops around it."""
     return re.sub(r"^[\s.]+|[\s.]+$", "", text)

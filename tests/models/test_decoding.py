@@ -10,11 +10,10 @@ import torch
 from transformers.generation import LogitsProcessor, LogitsProcessorList
 
 from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl, tokenizer
-from videoreasoner.models.decoding import TreeDecoder
 from videoreasoner.models.grammar import TokenTrie, event_grammar
 from videoreasoner.models.positions import ClipTokens, temporal_indices
 from videoreasoner.models.prompt_encoder import PromptEncoder
-from videoreasoner.models.tree_decoder import Leaf
+from videoreasoner.models.tree_decoder import Leaf, TreeDecoder
 from videoreasoner.prompts import Prompts
 from videoreasoner.tasks import Task, parse_event
 
@@ -45,7 +44,7 @@ class Case:
         self.banned = (self.model.config.video_token_id, self.model.config.image_token_id)
 
     def decoder(self) -> TreeDecoder:
-        return TreeDecoder(self.model, self.trunk, self.features, (ENCODER.end_id,), self.banned)
+        return TreeDecoder(self.model, [self.trunk], [self.features], (ENCODER.end_id,), self.banned)
 
     def row(self, *pieces: Sequence[int]) -> dict[str, torch.Tensor]:
         """The same prompt as a stock caller would build it."""
@@ -98,21 +97,21 @@ QUESTIONS = ["What is it?", "A much longer question about this video: which of t
 def test_branches_decoded_together_equal_generate(case: Case) -> None:
     decoder = case.decoder()
     questions = [ENCODER.question(q) for q in QUESTIONS]
-    nodes = decoder.add([(tokens, -1) for tokens in questions])
+    [nodes] = decoder.add([[(tokens, -1) for tokens in questions]])
     leaves, expected = [], []
     for node, question in zip(nodes, questions, strict=True):
         for task in (Task.EVENT, Task.KEY_ELEMENTS):
             prefix = ENCODER.prefix(task)
-            [branch] = decoder.add([(prefix, node)])
+            [[branch]] = decoder.add([[(prefix, node)]])
             leaves.append(Leaf(branch))
             expected.append(case.generate(12, question, prefix))
     assert decoder.generate(leaves, 12) == expected
 
 
 def test_leaves_that_end_early_do_not_disturb_the_others(case: Case) -> None:
-    [node] = case.decoder().add([(ENCODER.question(QUESTIONS[0]), -1)])
+    [[node]] = case.decoder().add([[(ENCODER.question(QUESTIONS[0]), -1)]])
     decoder = case.decoder()
-    [node] = decoder.add([(ENCODER.question(QUESTIONS[0]), -1)])
+    [[node]] = decoder.add([[(ENCODER.question(QUESTIONS[0]), -1)]])
     short = TokenTrie([(5, ENCODER.end_id), (9, ENCODER.end_id)])
     free, ended = decoder.generate([Leaf(node), Leaf(node, short)], 10)
     assert len(ended) == 2
@@ -123,7 +122,7 @@ def test_event_grammar_equals_constrained_generate_and_is_always_readable(case: 
     grammar = event_grammar(ENCODER)
     decoder = case.decoder()
     question, prefix = ENCODER.question(QUESTIONS[1]), ENCODER.prefix(Task.EVENT)
-    [node] = decoder.add([((*question, *prefix), -1)])
+    [[node]] = decoder.add([[((*question, *prefix), -1)]])
     [written] = decoder.generate([Leaf(node, grammar)], 40)
     assert written == case.generate(40, question, prefix, grammar=grammar)
     span = parse_event(ENCODER.decode(written), 50.0)
@@ -134,11 +133,11 @@ def test_event_grammar_equals_constrained_generate_and_is_always_readable(case: 
 def test_scores_equal_the_log_probs_of_separate_rows(case: Case) -> None:
     decoder = case.decoder()
     question = ENCODER.question(QUESTIONS[0])
-    [node] = decoder.add([(question, -1)])
+    [[node]] = decoder.add([[(question, -1)]])
     options = [ENCODER.text(t) for t in ("red", "a long and winding road", "7")]
-    cached = decoder.tokens_cached
+    cached = decoder.columns
     scores = decoder.score(options, node)
-    assert decoder.tokens_cached == cached
+    assert decoder.columns == cached
     for option, score in zip(options, scores, strict=True):
         row = case.row(question, option)
         case.model.model.rope_deltas = None
@@ -152,10 +151,10 @@ def test_scores_equal_the_log_probs_of_separate_rows(case: Case) -> None:
 def test_the_trunk_serves_the_next_question_as_if_it_were_the_first(case: Case) -> None:
     decoder = case.decoder()
     for question in (QUESTIONS[1], QUESTIONS[0]):
-        [node] = decoder.add([(ENCODER.question(question), -1)])
+        [[node]] = decoder.add([[(ENCODER.question(question), -1)]])
         written = decoder.generate([Leaf(node)], 8)
         decoder.forget()
-    assert decoder.tokens_cached == len(case.trunk)
+    assert decoder.columns == len(case.trunk)
     assert written == [case.generate(8, ENCODER.question(QUESTIONS[0]))]
 
 
@@ -165,11 +164,11 @@ def test_visual_and_padding_tokens_are_never_written() -> None:
     with torch.no_grad():
         weight = case.model.get_output_embeddings().weight
         # Make the video token the most likely one everywhere.
-        [node] = decoder.add([(ENCODER.question(QUESTIONS[0]), -1)])
+        [[node]] = decoder.add([[(ENCODER.question(QUESTIONS[0]), -1)]])
         before = decoder.generate([Leaf(node)], 1)[0][0]
         weight[list(case.banned)] = weight[before] * 3
     decoder = case.decoder()
-    [node] = decoder.add([(ENCODER.question(QUESTIONS[0]), -1)])
+    [[node]] = decoder.add([[(ENCODER.question(QUESTIONS[0]), -1)]])
     assert not set(decoder.generate([Leaf(node)], 20)[0]) & set(case.banned)
 
 
@@ -179,7 +178,7 @@ def test_every_sampled_stream_is_its_own() -> None:
 
     def sample(leaves: Sequence[int], all_leaves: int) -> dict[int, list[int]]:
         decoder = case.decoder()
-        [node] = decoder.add([(ENCODER.question(QUESTIONS[0]), -1)])
+        [[node]] = decoder.add([[(ENCODER.question(QUESTIONS[0]), -1)]])
         streams = [np.random.default_rng([3, n]) for n in leaves]
 
         def pick(logits: torch.Tensor, live: Sequence[int]) -> torch.Tensor:

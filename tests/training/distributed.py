@@ -14,26 +14,23 @@ from torch import distributed
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.training.toy import maker_for
 from videoreasoner.models.checkpoint import load_checkpoint
+from videoreasoner.models.tree_batch import token_log_probs
 from videoreasoner.rows import read_rows
-from videoreasoner.training.cold_start import target_nats
-from videoreasoner.training.data.dataset import Collator, Lessons
-from videoreasoner.training.data.frames import ClipReader
+from videoreasoner.training.cold_start import target_batch
 
 
 def gradients(strategy: str, model_folder: str, rows_file: str, steps: int = 1) -> dict[str, torch.Tensor]:
     """Whole gradients of one step over four rows, two micro-batches of one row a process."""
     rank, world = distributed.get_rank(), distributed.get_world_size()
     checkpoint = load_checkpoint(model_folder, "cpu")
-    reader = ClipReader(checkpoint.settings, checkpoint.patches)
-    tasks = list(checkpoint.settings.prompts.prefixes)
-    lessons = Lessons(checkpoint.encoder, reader, tasks, 4096, 256, checkpoint.tokens_per_second)
+    maker = maker_for(checkpoint, list(checkpoint.settings.prompts.prefixes))
     root = Path(rows_file).parent
     rows = list(read_rows(rows_file))[:4]
-    collate = Collator(checkpoint.encoder, reader)
-    examples = [lessons.example("rows", row, row.video_path(root)) for row in rows[rank::world]]
-    batches = [collate([example]) for example in examples]
-    total = torch.tensor(float(sum(len(batch["labels"]) for batch in batches)))
+    examples = [maker.example("rows", row, row.video_path(root)) for row in rows[rank::world]]
+    batches = [target_batch([example], checkpoint.encoder.pad_id) for example in examples]
+    total = torch.tensor(float(sum(len(batch.labels) for batch in batches)))
     distributed.all_reduce(total)
     model: Any = checkpoint.model.train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -43,14 +40,15 @@ def gradients(strategy: str, model_folder: str, rows_file: str, steps: int = 1) 
         for block in (*model.model.visual.blocks, *model.model.language_model.layers):
             fully_shard(block)
         wrapped = fully_shard(model)
-    for number, batch in enumerate(batches):
+    for number, (example, batch) in enumerate(zip(examples, batches, strict=True)):
         is_last = number == len(batches) - 1
         if strategy == "ddp":
             wrapped.require_backward_grad_sync = is_last
         else:
             wrapped.set_requires_gradient_sync(is_last)
         # Both average over processes, and the step is a sum.
-        (target_nats(wrapped, batch).sum() / total * world).backward()
+        log_probs = token_log_probs(wrapped, batch, batch.clip_inputs([example.patches]))
+        (-log_probs.sum() / total * world).backward()
     found = {}
     for name, parameter in model.named_parameters():
         gradient = parameter.grad

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.toy import FAMILIES, SETTINGS, make_data, make_model
+from tests.training.random_examples import PAD
+from tests.training.toy import FAMILIES, make_data, make_model, maker_for
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
+from videoreasoner.models.prompt_tree import PromptTree
+from videoreasoner.models.tree_batch import token_log_probs
 from videoreasoner.rows import read_rows
 from videoreasoner.tasks import Task
-from videoreasoner.training.cold_start import target_nats
-from videoreasoner.training.data.dataset import Collator, Example, Lessons
-from videoreasoner.training.data.frames import ClipReader
-from videoreasoner.training.data.sources import Skipped
+from videoreasoner.training.cold_start import target_batch
+from videoreasoner.training.data.examples import Example, ExampleMaker
 from videoreasoner.training.recipe import Lora
 from videoreasoner.training.runtime.adapters import add_adapters
 
@@ -42,31 +43,30 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load
 
 
-def lessons(checkpoint: Checkpoint, shared: bool = True, tasks: Sequence[Task] = tuple(Task)) -> Lessons:
-    reader = ClipReader(SETTINGS, checkpoint.patches)
-    return Lessons(checkpoint.encoder, reader, list(tasks), 4096, 256, checkpoint.tokens_per_second, shared)
-
-
-def examples(made: Lessons, data: Path) -> list[Example]:
+def examples(maker: ExampleMaker, data: Path) -> list[Example]:
     # Videos of different lengths in tokens, so that a batch has padding.
-    varied = [replace(made, max_length=length) for length in (4096, 270, 4096)]
+    varied = [replace(maker, max_length=length) for length in (4096, 270, 4096)]
     rows = list(read_rows(data))[:3]
     return [one.example("data", row, row.video_path(data.parent)) for one, row in zip(varied, rows, strict=True)]
 
 
-def collate(made: Lessons, items: Sequence[Example | Skipped]) -> dict[str, Any]:
-    return Collator(made.encoder, made.reader)(items)
+def likelihoods(model: Any, items: Sequence[Example], shared: bool = True) -> torch.Tensor:
+    """Negative log-likelihood of each target token."""
+    batch = target_batch(items, PAD, shared)
+    return -token_log_probs(model, batch, batch.clip_inputs([item.patches for item in items]))
 
 
-def loss_and_gradients(model: Any, batches: Sequence[dict[str, Any]]) -> tuple[float, dict[str, torch.Tensor]]:
-    """Of one step over several batches; the shares are those of `ColdStartTrainer.batch_loss`."""
+def loss_and_gradients(
+    model: Any, batches: Sequence[Sequence[Example]], shared: bool = True
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Of one step over several batches; the shares are those of `ColdStartTrainer.loss`."""
     model.zero_grad()
-    total = sum(len(batch["labels"]) for batch in batches)
+    total = sum(len(tokens) for items in batches for item in items for tokens in item.targets.values())
     whole = 0.0
-    for batch in batches:
+    for items in batches:
         # Dropout must not differ between two ways to compute the same.
         torch.manual_seed(0)
-        share = target_nats(model, batch).sum() / total
+        share = likelihoods(model, items, shared).sum() / total
         share.backward()
         whole += share.item()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -102,12 +102,12 @@ def test_a_tree_gives_loss_and_gradients_of_one_row_a_task(
 ) -> None:
     checkpoint = checkpoints(family)
     model = adapted(checkpoint, kind)
-    tree, apart = lessons(checkpoint), lessons(checkpoint, shared=False)
-    batch, repeated = collate(tree, examples(tree, data)), collate(apart, examples(apart, data))
+    items = examples(maker_for(checkpoint), data)
     # Three rows; the first has all four tasks, the others three each.
-    assert (len(batch["input_ids"]), len(repeated["input_ids"])) == (3, 10)
-    mine = loss_and_gradients(model, [batch])
-    assert_same(mine, loss_and_gradients(model, [repeated]))
+    rows = [len(target_batch(items, PAD, shared).inputs["input_ids"]) for shared in (True, False)]
+    assert rows == [3, 10]
+    mine = loss_and_gradients(model, [items])
+    assert_same(mine, loss_and_gradients(model, [items], shared=False))
     assert all(p.requires_grad == (name in mine[1]) for name, p in model.named_parameters())
     assert any("visual" in name for name in mine[1]) == ("lora" not in kind)
 
@@ -115,25 +115,23 @@ def test_a_tree_gives_loss_and_gradients_of_one_row_a_task(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_is_its_rows_one_after_another(checkpoints: Any, data: Path, family: str) -> None:
     checkpoint = checkpoints(family)
-    made, model = lessons(checkpoint), adapted(checkpoint, "whole")
-    items = examples(made, data)
-    together = loss_and_gradients(model, [collate(made, items)])
-    assert_same(together, loss_and_gradients(model, [collate(made, [item]) for item in items]))
-    # A batch without a usable row takes part in the step and changes nothing.
-    idle = collate(made, [Skipped("data", "7", "no such video")])
-    assert_same(together, loss_and_gradients(model, [collate(made, items), idle]))
+    maker, model = maker_for(checkpoint), adapted(checkpoint, "whole")
+    items = examples(maker, data)
+    together = loss_and_gradients(model, [items])
+    assert_same(together, loss_and_gradients(model, [[item] for item in items]))
+    # A dummy example takes part in the step and changes nothing.
+    assert_same(together, loss_and_gradients(model, [items, [maker.dummy()]]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_task_is_transformers_own_loss(checkpoints: Any, data: Path, family: str) -> None:
     """A plain causal row with labels, given to the stock model: what anybody would train with."""
     checkpoint = checkpoints(family)
-    made = lessons(checkpoint, tasks=[Task.ANSWER])
-    example = examples(made, data)[0]
-    batch = collate(made, [example])
-    tree = example.lesson.trees[0].tree
-    ids, positions = tree.row(example.lesson.targets[0].node)
-    target = len(tree.tokens[example.lesson.targets[0].node])
+    example = examples(maker_for(checkpoint, [Task.ANSWER]), data)[0]
+    tree = PromptTree(example.prompt.trunk)
+    parents = tree.add_prompt(example.prompt, example.targets)
+    ids, positions = tree.row(tree.add(example.targets[Task.ANSWER], parents[Task.ANSWER]))
+    target = len(example.targets[Task.ANSWER])
     labels = torch.full_like(ids, -100)
     labels[-target:] = ids[-target:]
     output = checkpoint.model(
@@ -141,20 +139,19 @@ def test_one_task_is_transformers_own_loss(checkpoints: Any, data: Path, family:
         position_ids=positions[:, None],
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
         mm_token_type_ids=(ids[None] == checkpoint.encoder.video_token_id).long() * 2,
-        pixel_values_videos=batch["pixel_values_videos"],
-        video_grid_thw=batch["video_grid_thw"],
+        pixel_values_videos=example.patches.pixel_values,
+        video_grid_thw=torch.tensor([example.patches.grid]),
         labels=labels[None],
         use_cache=False,
     )
     with torch.no_grad():
-        assert target_nats(checkpoint.model, batch).mean().item() == pytest.approx(output.loss.item(), rel=NEAR)
+        assert likelihoods(checkpoint.model, [example]).mean().item() == pytest.approx(output.loss.item(), rel=NEAR)
 
 
 def test_prefix_target_and_end_are_trained_and_nothing_else(checkpoints: Any, data: Path) -> None:
     checkpoint = checkpoints("qwen2_vl")
-    made = lessons(checkpoint)
-    [example, *_] = examples(made, data)
-    batch = collate(made, [example])
+    [example, *_] = examples(maker_for(checkpoint), data)
+    batch = target_batch([example], PAD)
     encoder, row = checkpoint.encoder, example.row
     expected = {
         Task.EVENT: "<|event_start|>[",
@@ -163,38 +160,36 @@ def test_prefix_target_and_end_are_trained_and_nothing_else(checkpoints: Any, da
         Task.THINK: f"{row.reasoning} </think> {row.answer}",
     }
     for number, task in enumerate(Task):
-        ids = batch["labels"][batch["tasks"] == number].tolist()
+        ids = batch.labels[batch.completion == number].tolist()
         prefix = encoder.prefix(task)
         assert tuple(ids[: len(prefix)]) == prefix
         assert encoder.decode(ids[len(prefix) :]).startswith(expected[task])
         assert ids[-1] == encoder.end_id
     # The end of the question predicts the first token of every prefix.
-    firsts = batch["predictors"][:-1][batch["tasks"].diff() != 0]
-    asked = example.lesson.trees[0].end(0)
-    assert batch["predictors"][0] == asked
-    assert len(firsts) == 3
-    assert (batch["predictors"] == asked).sum() == 4
+    predictors = batch.inputs["logits_to_keep"][batch.kept]
+    asked = len(example.prompt) - 1
+    firsts = predictors[batch.lengths.cumsum(0) - batch.lengths]
+    assert firsts.tolist() == [asked] * 4
+    assert (predictors == asked).sum() == 4
 
 
-def test_logits_stand_only_where_a_target_is_predicted(checkpoints: Any, data: Path) -> None:
+def test_logits_are_those_that_each_row_needs(checkpoints: Any, data: Path) -> None:
+    """Not those of every row at each position where some row predicts a target."""
     checkpoint = checkpoints("qwen2_vl")
-    made = lessons(checkpoint)
-    batch = collate(made, examples(made, data)[:1])
+    items = examples(maker_for(checkpoint), data)
     seen: list[int] = []
-    handle = checkpoint.model.lm_head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    handle = checkpoint.model.lm_head.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     with torch.no_grad():
-        target_nats(checkpoint.model, batch)
+        likelihoods(checkpoint.model, items)
     handle.remove()
-    # Four targets share the one token that predicts their first.
-    assert seen == [len(batch["labels"]) - 3]
+    assert seen == [sum(len(tokens) for item in items for tokens in item.targets.values())]
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_adapters_train_the_event_tokens_alone_of_the_vocabulary(checkpoints: Any, data: Path, tied: bool) -> None:
     checkpoint = checkpoints("qwen2_vl", tied)
     model = adapted(checkpoint, "lora")
-    made = lessons(checkpoint)
-    _, found = loss_and_gradients(model, [collate(made, examples(made, data))])
+    _, found = loss_and_gradients(model, [examples(maker_for(checkpoint), data)])
     tokens = {name: gradient for name, gradient in found.items() if "token_adapter" in name}
     assert tokens
     assert all(gradient.shape[0] == 2 for gradient in tokens.values())

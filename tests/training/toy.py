@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl, tokenizer
-from videoreasoner.models.checkpoint import save_checkpoint
+from videoreasoner.models.checkpoint import Checkpoint, save_checkpoint
 from videoreasoner.settings import Settings
 from videoreasoner.synthetic.videos import VideoSettings, make_videos
+from videoreasoner.tasks import Task
+from videoreasoner.training.data.cache import ArrayCache
+from videoreasoner.training.data.examples import ExampleMaker
+from videoreasoner.training.data.frames import ClipReader
 from videoreasoner.video.patches import PatchSettings
 
 FAMILIES = {"qwen2_vl": random_qwen2_vl, "qwen2_5_vl": random_qwen2_5_vl}
@@ -40,6 +45,19 @@ def make_data(folder: Path, videos: int = 6, seed: int = 0) -> Path:
     path = folder / "plain.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def maker_for(
+    checkpoint: Checkpoint,
+    tasks: Sequence[Task] = tuple(Task),
+    max_length: int = 4096,
+    max_target_length: int | None = 256,
+    cache: ArrayCache | None = None,
+) -> ExampleMaker:
+    """How rows become examples for a checkpoint; each task reads its own field."""
+    reader = ClipReader(checkpoint.settings, checkpoint.patches, cache=cache)
+    fields = {task: frozenset({task}) for task in tasks}
+    return ExampleMaker(checkpoint.encoder, reader, fields, max_length, max_target_length, checkpoint.tokens_per_second)
 
 
 def recipe_content(folder: Path, data: Path, **changes: Any) -> dict[str, Any]:

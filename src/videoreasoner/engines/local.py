@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from videoreasoner.engines.engine import Completion, Reply
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.models.clip_features import ClipFeatures, EncodedClip
-from videoreasoner.models.decoding import TreeDecoder
 from videoreasoner.models.grammar import TokenTrie, event_grammar
-from videoreasoner.models.prompt_tree import ROOT
-from videoreasoner.models.tree_decoder import Leaf
+from videoreasoner.models.prompt_tree import prompt_nodes
+from videoreasoner.models.tree_decoder import Leaf, TreeDecoder
 from videoreasoner.settings import Settings
 from videoreasoner.tasks import Task
 from videoreasoner.utils.hashing import hash_checkpoint
-from videoreasoner.utils.stopwatch import Stopwatch
+from videoreasoner.utils.stopwatch import Stopwatch, device_wait
 from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import FramePlan
 
@@ -74,9 +73,7 @@ class LocalClipSession:
     def __init__(self, engine: LocalEngine, video: VideoReader) -> None:
         self.engine = engine
         checkpoint = engine.checkpoint
-        device = checkpoint.model.device
-        wait = torch.cuda.synchronize if device.type == "cuda" else None
-        self._stopwatch = Stopwatch(wait)
+        self._stopwatch = Stopwatch(device_wait(checkpoint.model.device))
         self._features = ClipFeatures(
             checkpoint.model,
             video,
@@ -106,18 +103,19 @@ class LocalClipSession:
         """See `ClipSession.complete`."""
         encoder = self.engine.checkpoint.encoder
         clip, decoder, tokens_in = self._trunk(plan)
-        before = decoder.tokens_cached
+        before = decoder.columns
         with self._stopwatch.stage("prefill"):
             # One pass for the question and what branches off behind it.
-            _, *branches = decoder.add(
-                [(encoder.question(question, options), ROOT), *((encoder.prefix(task), 0) for task in tasks)]
+            nodes, branches = prompt_nodes(
+                encoder.question(question, options), {task: encoder.prefix(task) for task in tasks}
             )
-        tokens_in += decoder.tokens_cached - before
+            decoder.add([nodes])
+        tokens_in += decoder.columns - before
         log_probs: tuple[float, ...] = ()
         with self._stopwatch.stage("generate"):
             if options and Task.ANSWER in tasks:
-                log_probs = self._score(decoder, branches[list(tasks).index(Task.ANSWER)], options)
-            leaves = [Leaf(branch, self._grammar(task)) for branch, task in zip(branches, tasks, strict=True)]
+                log_probs = self._score(decoder, branches[Task.ANSWER], options)
+            leaves = [Leaf(branches[task], self._grammar(task)) for task in tasks]
             limits = [self.engine.settings.max_tokens(task) for task in tasks]
             written = decoder.generate(leaves, max(limits))
         decoder.forget()
@@ -137,14 +135,14 @@ class LocalClipSession:
         with self._stopwatch.stage("prefill"):
             decoder = TreeDecoder(
                 checkpoint.model,
-                checkpoint.encoder.trunk([clip.tokens]),
-                clip.features,
+                [checkpoint.encoder.trunk([clip.tokens])],
+                [clip.features],
                 checkpoint.end_ids,
                 checkpoint.banned_ids,
             )
         if not plan.dense.any():
             self._sparse = (key, clip, decoder)
-        return clip, decoder, decoder.tokens_cached
+        return clip, decoder, decoder.columns
 
     def _grammar(self, task: Task) -> TokenTrie | None:
         if task is Task.EVENT and self.engine.constrain_event:

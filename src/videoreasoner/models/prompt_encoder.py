@@ -47,6 +47,11 @@ class PromptEncoder:
         return self.ids[TURN_END]
 
     @property
+    def pad_id(self) -> int:
+        """The token that fills up the rows of a batch."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
     def video_token_id(self) -> int:
         return self.ids[VIDEO_PAD]
 

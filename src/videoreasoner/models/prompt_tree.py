@@ -16,7 +16,7 @@ token of its parent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -24,8 +24,12 @@ import torch
 from torch import Tensor
 
 from videoreasoner.models.positions import ClipTokens, trunk_positions
+from videoreasoner.tasks import Task
 
 ROOT = -1
+
+Node = tuple[Sequence[int], int]
+"""Token ids of a node, and the number of its parent."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,44 @@ class Trunk:
         return sum(len(part) for part in self.parts)
 
 
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What stands in front of completions: a clip, a question about it, and a prefix for each task.
+
+    Attributes:
+        trunk: system text and clip.
+        question: token ids of the rest of the user's turn and the header of the reply.
+        prefixes: token ids of the prefix of each task. In the cold start there are none: the model learns to write
+            the prefix, so it is a part of the completion.
+    """
+
+    trunk: Trunk
+    question: tuple[int, ...]
+    prefixes: Mapping[Task, tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.trunk) + len(self.question) + sum(map(len, self.prefixes.values()))
+
+    def nodes(self, tasks: Iterable[Task]) -> tuple[list[Node], dict[Task, int]]:
+        """The nodes behind the trunk for some tasks: the question, then the prefixes.
+
+        Returns:
+            The nodes in the order in which they are added, and for each task the node that its completions continue.
+        """
+        return prompt_nodes(self.question, {task: self.prefixes.get(task, ()) for task in tasks})
+
+
+def prompt_nodes(question: Sequence[int], prefixes: Mapping[Task, Sequence[int]]) -> tuple[list[Node], dict[Task, int]]:
+    """The layout of a question and its task prefixes as the first nodes of a tree. See `Prompt.nodes`."""
+    nodes: list[Node] = [(question, ROOT)]
+    parents: dict[Task, int] = {}
+    for task, prefix in prefixes.items():
+        parents[task] = len(nodes) if prefix else 0
+        if prefix:
+            nodes.append((prefix, 0))
+    return nodes, parents
+
+
 @dataclass
 class PromptTree:
     """A trunk and the nodes that continue it, numbered by `add`; `ROOT` is the trunk."""
@@ -88,6 +130,13 @@ class PromptTree:
         self.tokens.append(tuple(tokens))
         self.parents.append(parent)
         return len(self.tokens) - 1
+
+    def add_prompt(self, prompt: Prompt, tasks: Iterable[Task]) -> dict[Task, int]:
+        """Append the question and the prefixes of some tasks; return the node that each task's completions continue."""
+        nodes, parents = prompt.nodes(tasks)
+        for tokens, parent in nodes:
+            self.add(tokens, parent)
+        return parents
 
     def lineage(self, node: int) -> list[int]:
         """The node and its ancestors below the trunk, nearest first."""
@@ -210,7 +259,8 @@ def collate(trees: Sequence[PackedTree], pad_token_id: int) -> dict[str, Tensor]
     position_ids = torch.zeros(3, size, length, dtype=torch.long)
     types = torch.zeros(size, length, dtype=torch.long)
     # A padding token sees itself: a row of the mask without any True would turn into NaN.
-    mask = torch.eye(length, dtype=torch.bool)[causal:].repeat(size, 1, 1)
+    mask = torch.zeros(size, length - causal, length, dtype=torch.bool)
+    mask.diagonal(causal, dim1=1, dim2=2).fill_(True)
     for i, tree in enumerate(trees):
         count = len(tree)
         input_ids[i, :count] = tree.input_ids

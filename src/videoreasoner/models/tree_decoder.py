@@ -22,8 +22,8 @@ from videoreasoner.models.prompt_tree import ROOT, PromptTree, Trunk
 Pick = Callable[[Tensor, Sequence[int]], Tensor]
 """(float32[n, V] logits, the n leaves they belong to) -> int64[n] chosen ids."""
 
-# Owner of a place in the cache that nothing may see: rows are filled up to the same length.
-_NOBODY = -2
+# The owner of a column of the cache that pads a row to the common length; no token attends to it.
+_PADDING = -2
 
 
 def greedy(logits: Tensor, leaves: Sequence[int]) -> Tensor:
@@ -45,7 +45,7 @@ class Leaf:
     tree: int = 0
 
 
-class Forest:
+class TreeDecoder:
     """Prompt trees whose trunks and nodes live in one key-value cache.
 
     Args:
@@ -78,7 +78,7 @@ class Forest:
         lengths = torch.tensor([len(trunk) for trunk in trunks])
         columns = torch.arange(int(lengths.max()))
         self._owner = torch.full((len(trunks), len(columns)), ROOT)
-        self._owner[columns >= lengths[:, None]] = _NOBODY
+        self._owner[columns >= lengths[:, None]] = _PADDING
         self._related: dict[int, Tensor] = {}
 
     def _prefill(self, trunk: Trunk, features: Tensor) -> tuple[DynamicCache, Tensor]:
@@ -98,8 +98,12 @@ class Forest:
 
     @property
     def columns(self) -> int:
-        """Length of the cache."""
+        """Length of the cache in tokens."""
         return self._owner.shape[1]
+
+    def forget(self) -> None:
+        """Drop every node; the trunks stay."""
+        self.crop([0] * len(self.trees), max(len(tree.trunk) for tree in self.trees))
 
     def add(self, nodes: Sequence[Sequence[tuple[Sequence[int], int]]]) -> list[list[int]]:
         """For each tree, append nodes (token ids, parent); a parent may be an earlier one of them.
@@ -204,7 +208,7 @@ class Forest:
         rows = [self._row(tree, some) for tree, some in zip(self.trees, fed, strict=True)]
         ids = pad_sequence([row[0] for row in rows], batch_first=True)
         positions = pad_sequence([row[1] for row in rows], batch_first=True)
-        owner = pad_sequence([row[2] for row in rows], batch_first=True, padding_value=_NOBODY)
+        owner = pad_sequence([row[2] for row in rows], batch_first=True, padding_value=_PADDING)
         self._owner = torch.cat([self._owner, owner], dim=1)
         kept, places = torch.cat(list(wanted)).unique(return_inverse=True)
         output = self.model(
@@ -236,7 +240,7 @@ class Forest:
             related = self._related.get(number)
             if related is None or len(related) != len(tree.tokens) + 1:
                 related = self._related[number] = tree.related()
-            seen.append(related[new + 1][:, all_ + 1] & (all_ != _NOBODY))
+            seen.append(related[new + 1][:, all_ + 1] & (all_ != _PADDING))
         mask = torch.stack(seen)
         mask[:, :, before:] &= torch.ones(count, count, dtype=torch.bool).tril()
         # What only fills a row sees itself: without any True it would turn into NaN.

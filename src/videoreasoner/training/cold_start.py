@@ -1,14 +1,13 @@
 """The cold start: a base model learns the task formats from about 3,000 rows (paper, "Multi-task Cold-start SFT").
 
-One row is one prompt tree: trunk (system text, clip), question, and behind it one node a task that the row supports.
-One forward pass gives the logits at the tokens that predict a target, and nowhere else; the loss is the negative
-log-likelihood of task prefix, target text and end token.
+One row is one prompt tree: system text, clip and question, and behind them one completion for each task that the row
+supports. A completion is task prefix, target text and end token. One forward pass gives their log-probabilities:
 
-    loss = sum over the step's target tokens of -log p(token) / number of the step's target tokens
+    loss = sum over the step's completion tokens of -log p(token) / number of the step's completion tokens
 
 The mean is taken over tokens of the whole step, on all devices, as transformers does (`num_items_in_batch`). The
-published code takes the mean within a row first; there is one row a device there, so the two differ only in that short
-targets weigh more.
+published code takes the mean within a row first. It has one row on a device, so the two differ only in the weight of
+short targets.
 
 Differences from the published code: a row is taught every task that it has a field for, where there a row belongs to
 one task; the end of the turn is trained; a video that cannot be decoded is left out and counted, not replaced.
@@ -16,49 +15,60 @@ one task; the end of the turn is trained; a video that cannot be decoded is left
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from videoreasoner.training.data.dataset import TASKS
+from videoreasoner.models.tree_batch import TreeBatch, token_log_probs
+from videoreasoner.tasks import Task
+from videoreasoner.training.data.dataset import ExampleBatch
+from videoreasoner.training.data.examples import Example
 from videoreasoner.training.recipe import ColdStartRecipe
-from videoreasoner.training.runtime.setup import carry_out, prepare, progress
-from videoreasoner.training.runtime.trainer import TreeTrainer
-
-_MODEL_INPUTS = (
-    "input_ids", "position_ids", "attention_mask", "mm_token_type_ids", "pixel_values_videos", "video_grid_thw",
-)  # fmt: skip
-
-
-def target_nats(model: Any, batch: dict[str, Any]) -> Tensor:
-    """float32[N]: -log p of each target token of a batch of trees, from one forward pass.
-
-    Args:
-        model: a transformers Qwen-VL model for conditional generation, or what wraps it.
-        batch: see `Collator`.
-    """
-    # Logits are the widest tensor of all: only where some tree of the batch predicts a target.
-    columns, place = torch.unique(batch["predictors"], return_inverse=True)
-    inputs = {name: batch[name] for name in _MODEL_INPUTS}
-    logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
-    predicted = logits[batch["rows"], place].float()
-    return functional.cross_entropy(predicted, batch["labels"], reduction="none")
+from videoreasoner.training.runtime.setup import prepare, train
+from videoreasoner.training.runtime.trainer import LossFunction, TreeTrainer
 
 
 class ColdStartTrainer(TreeTrainer):
     """Supervised training on the targets of every task."""
 
-    def batch_loss(self, model: Any, batch: dict[str, Any], total: Tensor) -> Tensor:
-        nats = target_nats(model, batch)
-        for number, task in enumerate(TASKS):
-            of_task = nats.detach()[batch["tasks"] == number]
-            if len(of_task):
-                self.notes.sums[f"loss/{task}"] += of_task.sum().item()
-                self.notes.sums[f"loss/{task}/count"] += len(of_task)
-        return nats.sum() / total
+    def step_losses(self, batches: Sequence[ExampleBatch]) -> list[LossFunction | None]:
+        examples = [batch.examples for batch in batches]
+        [total] = self.sum_over_processes(sum(len(t) for part in examples for e in part for t in e.targets.values()))
+        if not total:
+            return [None] * len(batches)
+        if self.dummy_if_distributed():
+            examples = [part or [self.run.dataset.maker.dummy()] for part in examples]
+        return [partial(self.loss, part, total) if part else None for part in examples]
+
+    def loss(self, examples: Sequence[Example], total: float, model: Any) -> Tensor:
+        """The share of some examples in the step's loss.
+
+        Args:
+            total: completion tokens of the whole step.
+        """
+        batch = target_batch(examples, self.run.checkpoint.encoder.pad_id, self.run.recipe.shared_prompt)
+        negative_log_likelihood = -token_log_probs(model, batch, batch.clip_inputs([e.patches for e in examples]))
+        self._note(examples, batch, negative_log_likelihood.detach())
+        return negative_log_likelihood.sum() / total
+
+    def _note(self, examples: Sequence[Example], batch: TreeBatch, negative_log_likelihood: Tensor) -> None:
+        names = list(Task)
+        numbers = torch.tensor(
+            [names.index(task) for example in examples for task in example.targets], dtype=torch.long
+        )
+        of_token = numbers[batch.completion].to(negative_log_likelihood.device)
+        for number, task in enumerate(names):
+            self.metrics.add(f"loss/{task}", negative_log_likelihood[of_token == number])
+
+
+def target_batch(examples: Sequence[Example], pad_token_id: int, shared_prompt: bool = True) -> TreeBatch:
+    """The targets of some examples as completions: example after example, task after task."""
+    completions = [{task: [tokens] for task, tokens in example.targets.items()} for example in examples]
+    return TreeBatch.from_prompts([e.prompt for e in examples], completions, pad_token_id, shared_prompt)
 
 
 def train_cold_start(recipe: ColdStartRecipe, overwrite: bool = False) -> Path:
@@ -70,5 +80,5 @@ def train_cold_start(recipe: ColdStartRecipe, overwrite: bool = False) -> Path:
     Raises:
         VideoReasonerError: the recipe cannot be run here, or the run cannot go on; the message says why.
     """
-    run = prepare(recipe, overwrite)
-    return carry_out(ColdStartTrainer(run, progress(run)))
+    run = prepare(recipe, overwrite, recipe.max_target_length)
+    return train(ColdStartTrainer(run))

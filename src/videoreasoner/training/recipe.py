@@ -120,9 +120,9 @@ class Recipe(_Strict):
     trainer: dict[str, Any] = Field(default_factory=dict, description="any other field of TrainingArguments")
 
     @property
-    def fields(self) -> list[Task]:
-        """The tasks of whose fields a row needs one to be of use; what is taught, unless a recipe judges otherwise."""
-        return self.tasks
+    def row_fields(self) -> dict[Task, frozenset[Task]]:
+        """For each task, the row fields (named by their task) of which a row needs at least one to be used for it."""
+        return {task: frozenset({task}) for task in self.tasks}
 
     @field_validator("tasks")
     @classmethod

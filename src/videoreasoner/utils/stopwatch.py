@@ -6,6 +6,19 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device_wait(device: torch.device) -> Callable[[], None] | None:
+    """What waits for the work that a device still does in the background; None where work ends when a call returns."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return lambda: torch.cuda.synchronize(device)
 
 
 class Stopwatch:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training.queries import DURATION_S, row
+from tests.training.random_examples import DURATION_S, row
 from videoreasoner.errors import RewardError, SettingError, VideoError
 from videoreasoner.retrieval.search import VideoSearch
 from videoreasoner.rows import Row
@@ -19,7 +19,7 @@ from videoreasoner.settings import Settings
 from videoreasoner.spans import Span, iou
 from videoreasoner.tasks import Task, event_text
 from videoreasoner.training.grpo.retrieval_reward import KeyElementRetrieval
-from videoreasoner.training.grpo.rewards import Reward, Rewards, TaskReward, load_rewards
+from videoreasoner.training.grpo.rewards import Reward, Rewards, TaskReward, load_rewards, reference_fields
 from videoreasoner.video.pyav.file import VideoFile
 
 EVENT_8_16 = event_text(Span(8, 16), DURATION_S)
@@ -100,8 +100,12 @@ def test_a_thought_is_worth_its_answer(fields: dict, text: str) -> None:
 
 
 def test_a_thought_is_judged_by_the_answer_of_a_row_alone() -> None:
-    assert PAPER.fields(Task.THINK) == PAPER.fields(Task.ANSWER) == {Task.ANSWER}
-    assert Rewards({"f": lambda **_: []}, {"f": 1.0}).fields(Task.THINK) == {Task.ANSWER}
+    paper = list(PAPER.functions)
+    assert reference_fields(paper, Task.THINK) == reference_fields(paper, Task.ANSWER) == {Task.ANSWER}
+    assert reference_fields(["rewards.py:f"], Task.THINK) == {Task.ANSWER}
+    assert reference_fields(["key_element_retrieval"], Task.KEY_ELEMENTS) == {Task.EVENT}
+    both = reference_fields(["key_element_retrieval", "rewards.py:f"], Task.KEY_ELEMENTS)
+    assert both == {Task.EVENT, Task.KEY_ELEMENTS}
     PAPER.check_tasks([Task.THINK])
 
 

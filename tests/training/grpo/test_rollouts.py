@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl
-from tests.training.queries import ENCODER, PAD, query
+from tests.training.random_examples import ENCODER, PAD, random_example
+from videoreasoner.models.tree_batch import TreeBatch, encode_clip, token_log_probs
 from videoreasoner.tasks import Task
-from videoreasoner.training.grpo.leaf_batch import clip_inputs, completion_log_probs, leaf_batch
-from videoreasoner.training.grpo.rollouts import LeafSampler, Sampling, encode_clip, nucleus, sample, stream
+from videoreasoner.training.grpo.rollouts import NucleusSampler, Sampling, nucleus, sample, stream
 
 FAMILIES = {"qwen2_vl": (random_qwen2_vl, None), "qwen2_5_vl": (random_qwen2_5_vl, 2.0)}
 SAMPLING = Sampling(generations=4, temperature=1.3, top_p=0.9, max_new_tokens=6, seed=3)
@@ -30,27 +30,34 @@ def banned(model) -> tuple[int, ...]:
     return (model.config.video_token_id, model.config.image_token_id, *beyond)
 
 
-def roll(model, asked, sampling=SAMPLING, step=0, shared_prompt=True):
-    features = encode_clip(model, asked.patches)
-    return sample(model, [asked], [features], sampling, step, ENDS, banned(model), shared_prompt)[0]
+def roll(model, example, sampling=SAMPLING, step=0, shared_prompt=True):
+    features = encode_clip(model, example.patches)
+    return sample(model, [example], [features], sampling, step, ENDS, banned(model), shared_prompt)[0]
+
+
+def lay_out(examples, rollouts) -> TreeBatch:
+    completions = [
+        {task: [r.tokens for r in group if r.task is task] for task in example.prompt.prefixes}
+        for example, group in zip(examples, rollouts, strict=True)
+    ]
+    return TreeBatch.from_prompts([example.prompt for example in examples], completions, PAD)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_was_sampled_has_the_updates_log_probs(family: str) -> None:
-    """The ratio at the first inner step is one, for several queries in a batch of uneven trees."""
+    """The ratio at the first inner step is one, for several examples in a batch of uneven trees."""
     model = model_of(family)
     per_second = FAMILIES[family][1]
-    queries = [
-        query(0, tokens_per_second=per_second),
-        query(1, (3, 6, 4), (Task.ANSWER,), tokens_per_second=per_second),
-        query(2, (1, 4, 4), tuple(Task), tokens_per_second=per_second),
+    examples = [
+        random_example(0, tokens_per_second=per_second),
+        random_example(1, (3, 6, 4), (Task.ANSWER,), tokens_per_second=per_second),
+        random_example(2, (1, 4, 4), tuple(Task), tokens_per_second=per_second),
     ]
-    rollouts = [roll(model, asked) for asked in queries]
-    batch = leaf_batch(queries, rollouts, PAD)
+    rollouts = [roll(model, example) for example in examples]
+    batch = lay_out(examples, rollouts)
     with torch.no_grad():
-        again = completion_log_probs(
-            model, model, batch, clip_inputs(queries, batch.clips, None), SAMPLING.temperature, banned(model)
-        )
+        clips = batch.clip_inputs([example.patches for example in examples])
+        again = token_log_probs(model, batch, clips, SAMPLING.temperature, banned(model))
     then = torch.cat([rollout.log_probs for group in rollouts for rollout in group])
     assert len({len(rollout.tokens) for group in rollouts for rollout in group}) > 1
     torch.testing.assert_close(torch.exp(again - then), torch.ones_like(then), rtol=0, atol=1e-4)
@@ -60,9 +67,9 @@ def test_what_was_sampled_has_the_updates_log_probs(family: str) -> None:
 def test_leaves_do_not_depend_on_each_other(family: str) -> None:
     """Alone, together, with more tasks or more of them: each leaf writes the same."""
     model = model_of(family)
-    together = {(r.task, r.number): r for r in roll(model, query(tasks=tuple(Task)))}
-    alone = roll(model, query(tasks=tuple(Task)), shared_prompt=False)
-    fewer = roll(model, query(tasks=(Task.ANSWER,)), Sampling(2, 1.3, 0.9, 6, 3))
+    together = {(r.task, r.number): r for r in roll(model, random_example(tasks=tuple(Task)))}
+    alone = roll(model, random_example(tasks=tuple(Task)), shared_prompt=False)
+    fewer = roll(model, random_example(tasks=(Task.ANSWER,)), Sampling(2, 1.3, 0.9, 6, 3))
     assert len(together) == len(alone) == 4 * len(Task)
     for one in alone + fewer:
         same = together[one.task, one.number]
@@ -75,19 +82,19 @@ def test_leaves_do_not_depend_on_each_other(family: str) -> None:
 
 @pytest.mark.parametrize("shared_prompt", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_queries_sampled_together_write_what_each_writes_alone(family: str, shared_prompt: bool) -> None:
+def test_examples_sampled_together_write_what_each_writes_alone(family: str, shared_prompt: bool) -> None:
     """Trunks, questions and prefixes of different lengths, and a query that ends before the others."""
     model, per_second = model_of(family), FAMILIES[family][1]
-    queries = [
-        query(0, tokens_per_second=per_second),
-        query(1, (3, 6, 4), (Task.ANSWER,), tokens_per_second=per_second),
-        query(2, (1, 4, 4), tuple(Task), tokens_per_second=per_second),
+    examples = [
+        random_example(0, tokens_per_second=per_second),
+        random_example(1, (3, 6, 4), (Task.ANSWER,), tokens_per_second=per_second),
+        random_example(2, (1, 4, 4), tuple(Task), tokens_per_second=per_second),
     ]
-    assert len({len(asked.trunk) for asked in queries}) == 3
-    features = [encode_clip(model, asked.patches) for asked in queries]
-    together = sample(model, queries, features, SAMPLING, 0, ENDS, banned(model), shared_prompt)
-    for asked, found in zip(queries, together, strict=True):
-        for mine, alone in zip(found, roll(model, asked), strict=True):
+    assert len({len(example.prompt.trunk) for example in examples}) == 3
+    features = [encode_clip(model, example.patches) for example in examples]
+    together = sample(model, examples, features, SAMPLING, 0, ENDS, banned(model), shared_prompt)
+    for example, found in zip(examples, together, strict=True):
+        for mine, alone in zip(found, roll(model, example), strict=True):
             assert (mine.task, mine.number, mine.tokens) == (alone.task, alone.number, alone.tokens)
             torch.testing.assert_close(mine.log_probs, alone.log_probs, rtol=1e-4, atol=1e-5)
 
@@ -105,12 +112,12 @@ def test_streams_follow_from_their_names() -> None:
 
 def test_banned_ids_are_never_written() -> None:
     model = model_of("qwen2_vl")
-    asked = query()
+    example = random_example()
     wide = Sampling(generations=16, temperature=50.0, top_p=1.0, max_new_tokens=12, seed=0)
     allowed = set(range(60, 90))
     vocabulary = model.config.get_text_config().vocab_size
     others = tuple(set(range(vocabulary)) - allowed)
-    [written] = sample(model, [asked], [encode_clip(model, asked.patches)], wide, 0, (61,), others)
+    [written] = sample(model, [example], [encode_clip(model, example.patches)], wide, 0, (61,), others)
     tokens = {token for rollout in written for token in rollout.tokens}
     assert tokens <= allowed
     # Hot sampling over 30 ids reaches nearly all of them, so the rest was not missed by luck.
@@ -121,7 +128,7 @@ def test_samples_follow_the_distribution() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 12, generator=generator) * 2
     count, temperature, top_p = 4000, 0.7, 0.8
-    pick = LeafSampler([stream(0, 0, "a", Task.EVENT, g) for g in range(count)], temperature, top_p)
+    pick = NucleusSampler([stream(0, 0, "a", Task.EVENT, g) for g in range(count)], temperature, top_p)
     chosen = pick(logits.expand(count, -1), range(count))
     expected = nucleus((logits.double() / temperature).softmax(-1), top_p)[0]
     expected /= expected.sum()
@@ -149,22 +156,15 @@ def test_the_nucleus_is_the_smallest_set_that_holds_top_p(weights: list[float], 
 
 def test_a_clip_is_encoded_as_the_forward_pass_encodes_it() -> None:
     model = model_of("qwen2_vl")
-    queries = [query(0), query(1, (2, 4, 4))]
-    rollouts = [roll(model, asked) for asked in queries]
-    batch = leaf_batch(queries, rollouts, PAD)
-    features = [encode_clip(model, asked.patches) for asked in queries]
+    examples = [random_example(0), random_example(1, (2, 4, 4))]
+    rollouts = [roll(model, example) for example in examples]
+    batch = lay_out(examples, rollouts)
+    features = [encode_clip(model, example.patches) for example in examples]
+    patches, blank = [example.patches for example in examples], [torch.zeros_like(kept) for kept in features]
     with torch.no_grad():
-        from_pixels, from_features = (
-            completion_log_probs(model, model, batch, clip_inputs(queries, batch.clips, kept), 1.0, banned(model))
-            for kept in (None, features)
-        )
-        blind = completion_log_probs(
-            model,
-            model,
-            batch,
-            clip_inputs(queries, batch.clips, [torch.zeros_like(kept) for kept in features]),
-            1.0,
-            banned(model),
+        from_pixels, from_features, blind = (
+            token_log_probs(model, batch, batch.clip_inputs(patches, kept), 1.0, banned(model))
+            for kept in (None, features, blank)
         )
     torch.testing.assert_close(from_features, from_pixels, rtol=1e-5, atol=1e-5)
     assert (blind - from_pixels).abs().max() > 0.1

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from tests.models.tiny_models import random_qwen2_vl, tokenizer
 from videoreasoner.errors import RewardError, RowError, SettingError, TrainingError, VideoError
 from videoreasoner.models.checkpoint import find_folder, load_checkpoint, save_checkpoint
+from videoreasoner.models.tree_batch import unwrapped
 from videoreasoner.rows import Row, read_rows, write_rows
 from videoreasoner.settings import Settings
 from videoreasoner.synthetic.videos import VideoSettings, make_videos
 from videoreasoner.synthetic.world import WorldSettings
+from videoreasoner.training.data.dataset import ExampleBatch
 from videoreasoner.training.grpo import setup as grpo_start
-from videoreasoner.training.grpo.alarms import Alarms
 from videoreasoner.training.grpo.recipe import GrpoRecipe
-from videoreasoner.training.grpo.recorder import Record, _spread, best_and_worst, completions_table, show
-from videoreasoner.training.grpo.setup import collate_queries, prepare_grpo, train_grpo
+from videoreasoner.training.grpo.setup import prepare_grpo, train_grpo
 from videoreasoner.training.recipe import parse_recipe
 from videoreasoner.video.patches import PatchSettings
 
@@ -147,7 +146,7 @@ def clips_encoded(recipe: GrpoRecipe) -> tuple[int, int]:
     """In one step, of how many clips the policy's and the reference's vision towers were asked for features."""
     trainer = prepare_grpo(recipe)
     counts = []
-    for model in (trainer._policy(), trainer.reference):
+    for model in (unwrapped(trainer.model), trainer.reference):
         model.model.visual.register_forward_hook(
             lambda _, inputs, options, __, seen=(seen := []): seen.append(len(options["grid_thw"])), with_kwargs=True
         )
@@ -222,12 +221,12 @@ def test_two_processes_are_one(videos, plain, start, tmp_path) -> None:
             assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
 
 
-def test_a_process_without_anything_to_learn_takes_part_at_no_weight(videos, tmp_path) -> None:
+def test_a_process_without_anything_to_learn_takes_part_at_no_weight(videos, tmp_path, monkeypatch) -> None:
     """Other processes wait for its gradients: there is one for every parameter, and all are zero."""
     trainer = prepare_grpo(recipe(videos, tmp_path / "out"))
-    batch = {"experience": trainer._nothing(), "queries": []}
-    assert trainer.count(batch) == 0
-    loss = trainer.batch_loss(trainer.model.train(), batch, torch.ones(()))
+    monkeypatch.setattr(trainer.accelerator.state, "distributed_type", DistributedType.MULTI_CPU)
+    experience = trainer.dummy_experience()
+    loss = trainer.loss(experience, trainer.model.train())
     loss.backward()
     assert loss == 0
     for name, parameter in trainer.model.named_parameters():
@@ -246,7 +245,7 @@ def test_where_no_process_learns_anything_weights_stay_as_they_are(videos, start
         assert torch.equal(second[name], value), name
     shares = [line["zero_variance_groups"] for line in metrics(tmp_path / "out")]
     assert shares == [pytest.approx(0.5, abs=0.3), 1.0]
-    # The process that has nothing to learn takes part with a filler, which is in no figure.
+    # The process that has nothing to learn takes part with a dummy example, which is in no metric.
     [line, _] = metrics(tmp_path / "out")
     assert line["kl"] == pytest.approx(0, abs=1e-4)
     assert line["rollout_mismatch"] < 1e-4
@@ -556,63 +555,9 @@ def test_a_video_that_a_reward_cannot_read_is_set_aside(videos, tmp_path, monkey
     assert "reward key_element_retrieval: " in skipped["reason"]
     # One over the rows that are left, and not over all.
     trainer = prepare_grpo(recipe(videos, tmp_path / "again", **changes))
-    trainer.get_batch_samples(
-        iter([collate_queries([trainer.run.dataset[i] for i in range(8)])]), 1, torch.device("cpu")
-    )
-    assert int(trainer._total) == 4 * (len(rows) - 1)
+    totals: list[int] = []
+    monkeypatch.setattr(trainer, "experience", lambda scored, completions, tokens: totals.append(completions))
+    trainer.step_losses([ExampleBatch.collate([trainer.run.dataset[i] for i in range(8)])])
+    assert totals == [4 * (len(rows) - 1)]
     with pytest.raises(TrainingError, match="max_skipped_fraction"):
         train(videos, tmp_path / "strict", **{**changes, "max_skipped_fraction": 0.1})
-
-
-def record(reward: float, number: int = 0) -> Record:
-    return Record(
-        "a", "event", "Where?", f"{number}", 3, True, reward, {"event_iou": reward, "accuracy": None}, {}, 0.5
-    )
-
-
-def test_the_best_and_the_worst_are_kept() -> None:
-    records = [record(value, i) for i, value in enumerate([0.5, 1.0, 0.0, 0.5, 0.2])]
-    assert [r.reward for r in best_and_worst(records, 1)] == [1.0, 0.0]
-    assert [r.reward for r in best_and_worst(records, 2)] == [1.0, 0.5, 0.2, 0.0]
-    assert [r.reward for r in best_and_worst(records, 9)] == [1.0, 0.5, 0.5, 0.2, 0.0]
-    assert best_and_worst(records, 0) == []
-
-
-def test_the_table_shows_what_trl_shows() -> None:
-    from rich.console import Console
-
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(completions_table([record(0.25, 7)] * 5, 12, 2))
-    text = console.export_text()
-    for part in ("Step 12", "Prompt", "Completion", "IoU", "accuracy", "Advantage", "Where?", "0.25", "0.50"):
-        assert part in text
-    assert text.count("Where?") == 2
-
-
-def test_the_table_shows_every_task() -> None:
-    records = [replace(record(0.5, n), task=task) for n in range(8) for task in ("event", "answer") for _ in range(4)]
-    shown = _spread(records, 8)
-    assert [r.task for r in shown] == ["event", "answer"] * 4
-    assert {r.completion for r in shown} == {"0", "2", "4", "6"}
-    assert _spread(records[:3], 8) == records[:3]
-    assert _spread([], 8) == []
-
-
-def test_a_log_has_room_for_the_table(capsys) -> None:
-    show([replace(record(0.25), completion="red " * 60)], 3, 1)
-    text = capsys.readouterr().err
-    assert "0.25" in text
-    assert max(map(len, text.splitlines())) > 100
-
-
-def test_alarms_sound_once_for_what_never_rose() -> None:
-    alarms = Alarms(3)
-    zero = {"reward/a": 0.0, "parse_rate/event": 0.0, "reward/b": 0.0, "loss": 0.0}
-    assert alarms.update(1, zero) == []
-    assert alarms.update(2, {**zero, "reward/b": 0.1}) == []
-    messages = alarms.update(3, zero)
-    assert [message.split()[0] for message in messages] == ["reward/a", "parse_rate/event"]
-    assert alarms.update(4, zero) == []
-    # Figures of several steps at once, and a run whose first steps are not known.
-    assert len(Alarms(3).update(4, zero)) == 3
-    assert Alarms(3, goes_on=True).update(3, zero) == []

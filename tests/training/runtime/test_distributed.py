@@ -14,12 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.paths import ROOT
-from tests.training.toy import make_data, make_model, recipe_content, write_recipe
+from tests.training.toy import make_data, make_model, maker_for, recipe_content, write_recipe
 from videoreasoner.models.checkpoint import load_checkpoint
+from videoreasoner.models.tree_batch import token_log_probs
 from videoreasoner.rows import read_rows
-from videoreasoner.training.cold_start import target_nats
-from videoreasoner.training.data.dataset import Collator, Lessons
-from videoreasoner.training.data.frames import ClipReader
+from videoreasoner.training.cold_start import target_batch
 
 NEAR = 1e-5
 
@@ -43,13 +42,12 @@ def torchrun(*arguments: str | Path) -> None:
 
 def one_process(folder: Path) -> dict[str, torch.Tensor]:
     checkpoint = load_checkpoint(folder / "model", "cpu")
-    reader = ClipReader(checkpoint.settings, checkpoint.patches)
-    tasks = list(checkpoint.settings.prompts.prefixes)
-    lessons = Lessons(checkpoint.encoder, reader, tasks, 4096, 256, checkpoint.tokens_per_second)
+    maker = maker_for(checkpoint, list(checkpoint.settings.prompts.prefixes))
     rows = list(read_rows(folder / "data" / "plain.jsonl"))[:4]
-    examples = [lessons.example("rows", row, row.video_path(folder / "data")) for row in rows]
+    examples = [maker.example("rows", row, row.video_path(folder / "data")) for row in rows]
     model: Any = checkpoint.model.train()
-    target_nats(model, Collator(checkpoint.encoder, reader)(examples)).mean().backward()
+    batch = target_batch(examples, checkpoint.encoder.pad_id)
+    (-token_log_probs(model, batch, batch.clip_inputs([example.patches for example in examples]))).mean().backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 

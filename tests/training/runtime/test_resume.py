@@ -19,7 +19,7 @@ from tests.training import killed
 from tests.training.toy import make_data, make_model, recipe_content
 from videoreasoner.errors import TrainingError
 from videoreasoner.training.cold_start import ColdStartTrainer, train_cold_start
-from videoreasoner.training.data.dataset import Collator
+from videoreasoner.training.data.dataset import ExampleBatch
 from videoreasoner.training.data.sources import Skipped
 from videoreasoner.training.recipe import ColdStartRecipe, parse_recipe
 from videoreasoner.training.runtime.folder import RunFolder
@@ -159,13 +159,13 @@ def test_videos_that_come_and_go_leave_the_order_of_the_other_rows(
 ) -> None:
     path, rows = with_videos(folder, tmp_path / "videos")
     drawn: list[list[str]] = []
-    whole = Collator.__call__
+    whole = ExampleBatch.collate
 
-    def seen(self: Collator, items: Any) -> dict[str, Any]:
+    def seen(items: Any) -> ExampleBatch:
         drawn.append([item.row if isinstance(item, Skipped) else item.row.id for item in items])
-        return whole(self, items)
+        return whole(items)
 
-    monkeypatch.setattr(Collator, "__call__", seen)
+    monkeypatch.setattr(ExampleBatch, "collate", seen)
     content = recipe_content(folder, path, output_dir=str(tmp_path / "out"), max_skipped_fraction=0.5)
     train({**content, "output_dir": str(tmp_path / "straight")})
     straight, drawn[:] = list(drawn), []

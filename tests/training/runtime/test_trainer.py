@@ -29,8 +29,8 @@ from videoreasoner.training.runtime import setup as start
 from videoreasoner.training.runtime.adapters import UNQUANTISED
 from videoreasoner.training.runtime.arguments import check_launch, training_arguments
 from videoreasoner.training.runtime.folder import RunFolder
-from videoreasoner.training.runtime.samples import read_back
-from videoreasoner.training.runtime.setup import carry_out, prepare, progress
+from videoreasoner.training.runtime.setup import prepare
+from videoreasoner.training.runtime.setup import train as train_run
 
 FAMILIES = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
 
@@ -118,9 +118,10 @@ def test_training_lowers_the_loss(folder: Path, tmp_path: Path) -> None:
 def test_what_is_not_finite_stops_before_the_weights_change(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    run = prepare(parse_recipe(content_for(folder, tmp_path / "out"), ColdStartRecipe))
-    trainer = ColdStartTrainer(run, progress(run))
-    nats, calls = cold_start.target_nats, [0]
+    recipe = parse_recipe(content_for(folder, tmp_path / "out"), ColdStartRecipe)
+    run = prepare(recipe, False, recipe.max_target_length)
+    trainer = ColdStartTrainer(run)
+    log_probs, calls = cold_start.token_log_probs, [0]
 
     class Poison(torch.autograd.Function):
         @staticmethod
@@ -131,15 +132,16 @@ def test_what_is_not_finite_stops_before_the_weights_change(
         def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
             return gradient * math.nan
 
-    def poisoned(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    def poisoned(*arguments: Any) -> torch.Tensor:
         calls[0] += 1
+        values = log_probs(*arguments)
         if calls[0] != 4:
-            return nats(model, batch)
-        return nats(model, batch) * math.inf if where == "loss" else Poison.apply(nats(model, batch))
+            return values
+        return values * math.inf if where == "loss" else Poison.apply(values)
 
-    monkeypatch.setattr(cold_start, "target_nats", poisoned)
+    monkeypatch.setattr(cold_start, "token_log_probs", poisoned)
     with pytest.raises(TrainingError, match=rf"step 4: the {where}.*synthetic-train-s0-.*checkpoint-2") as caught:
-        carry_out(trainer)
+        train_run(trainer)
     assert str(caught.value).count("synthetic-train") == 2
     monkeypatch.undo()
     train(content_for(folder, tmp_path / "straight"))
@@ -243,22 +245,6 @@ def test_what_cannot_be_run_is_said_before_anything_is_written(
     with pytest.raises(error, match=message):
         train({**content_for(folder, tmp_path / "out"), **changes})
     assert not (tmp_path / "out" / "run.json").exists()
-
-
-def test_what_is_read_back_of_a_sample(folder: Path) -> None:
-    row = next(read_rows(folder / "data" / "plain.jsonl"))
-    start, end = (row.event or [])[0].as_ratios(4.0)
-    event = f"<|event_start|>[{start:.2f}, {end:.2f}]<|event_end|>"
-    parsed, score = read_back(row, Task.EVENT, event, 4.0)
-    assert parsed
-    assert score == pytest.approx(1.0, abs=0.1)
-    assert read_back(row, Task.EVENT, "from 1 to 2", 4.0) == (False, 0.0)
-    assert read_back(row, Task.ANSWER, row.answer or "", 4.0) == (True, 1.0)
-    assert read_back(row, Task.ANSWER, "I do not know", 4.0) == (False, 0.0)
-    assert read_back(row, Task.KEY_ELEMENTS, "a dog, a ball", 4.0) == (True, None)
-    assert read_back(row, Task.THINK, f"It is A or B. </think> {row.answer}", 4.0) == (True, 1.0)
-    assert read_back(row, Task.THINK, "It is A or B. </think> I do not know", 4.0) == (False, 0.0)
-    assert read_back(row, Task.THINK, row.answer or "", 4.0) == (False, 0.0)
 
 
 def test_held_out_rows_that_cannot_be_read_are_left_out_and_named(

@@ -1,51 +1,142 @@
-"""A row and its clip -> prompt trees with targets. Pure.
+"""Rows -> training examples: a prompt with its clip, and what the model is to write there.
 
-The trunk is the system text and the clip. The question is its child, and each task that the row supports is a child of
-the question: task prefix, target and end token in one node, all of it trained (paper, section "Multi-task Cold-start
-SFT"). Trunk, visual tokens and question never carry loss.
+The cold start and GRPO ask the same prompts. They differ in the task prefix: the cold start teaches the model to write
+it, so that prefix, target and end token form the completion (paper, section "Multi-task Cold-start SFT"); in GRPO the
+prefix is given, and the completion is sampled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
 
 from videoreasoner.errors import RowError
 from videoreasoner.models.positions import ClipTokens
 from videoreasoner.models.prompt_encoder import PromptEncoder
-from videoreasoner.models.prompt_tree import PackedTree, PromptTree
+from videoreasoner.models.prompt_tree import Prompt
 from videoreasoner.rows import Row
+from videoreasoner.scoring import reference_events
 from videoreasoner.spans import Span
 from videoreasoner.tasks import LETTERS, Task, event_text, key_elements_text, thought_text
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a model is to write.
-
-    Attributes:
-        task: for which task.
-        tree: number of the tree that holds it.
-        node: its node there.
-    """
-
-    task: Task
-    tree: int
-    node: int
+from videoreasoner.training.data.frames import ClipReader
+from videoreasoner.video.patches import Patches, patchify
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
-    """The trees of one row: one, or one for each target where the prompt is not shared."""
+class Example:
+    """One row, ready for the model.
 
-    trees: list[PackedTree]
-    targets: list[Target]
+    Attributes:
+        source: the name of the row's file.
+        row: the row.
+        video: path or URL of the video, resolved.
+        duration_s: length of the video in seconds.
+        prompt: system text, clip, question and task prefixes.
+        patches: the clip as the vision tower takes it.
+        targets: token ids that the model is to write for each task; empty in GRPO.
+        decode_s: seconds it took to get the frames.
+        is_limited: whether the row's event reached beyond the video.
+        is_reduced: whether the token limit left fewer frames than the settings ask for.
+    """
+
+    source: str
+    row: Row
+    video: str
+    duration_s: float
+    prompt: Prompt
+    patches: Patches
+    targets: Mapping[Task, tuple[int, ...]] = field(default_factory=dict)
+    decode_s: float = 0.0
+    is_limited: bool = False
+    is_reduced: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the prompt and all targets."""
+        return len(self.prompt) + sum(map(len, self.targets.values()))
+
+
+@dataclass(frozen=True)
+class ExampleMaker:
+    """How the rows of a training run become examples.
+
+    Attributes:
+        tasks: what is asked. For each task, the tasks of which a row needs one's field (see `Row.tasks`).
+        max_length: most tokens of an example; a longer one gets fewer frames.
+        max_target_length: most tokens of a target; None: examples have prefixes and no targets, as GRPO needs them.
+        tokens_per_second: temporal resolution of the model's positions; None counts pairs.
+    """
+
+    encoder: PromptEncoder
+    reader: ClipReader
+    tasks: Mapping[Task, frozenset[Task]]
+    max_length: int
+    max_target_length: int | None
+    tokens_per_second: float | None
+
+    def example(self, source: str, row: Row, video: str) -> Example:
+        """One row as an example; its video is read.
+
+        Raises:
+            RowError, QuestionError, VideoError: the row cannot be used; the message says why.
+        """
+        question = self.encoder.question(row.question, row.options or ())
+        with self.reader.open(video) as opened:
+            duration_s = opened.facts.duration_s
+            prefixes, targets = self.texts(row, duration_s)
+            clip = opened.read(self.max_length, text_length(question, {**prefixes, **targets}, self.encoder))
+        tokens = clip.tokens(self.reader.patches, self.tokens_per_second)
+        return Example(
+            source,
+            row,
+            video,
+            duration_s,
+            Prompt(self.encoder.trunk([tokens]), question, prefixes),
+            patchify(clip.frames, self.reader.patches),
+            targets,
+            clip.decode_s,
+            reaches_beyond(row, duration_s),
+            clip.is_reduced,
+        )
+
+    def texts(self, row: Row, duration_s: float) -> tuple[dict[Task, tuple[int, ...]], dict[Task, tuple[int, ...]]]:
+        """Token ids of the given prefix, and of the target, of each task that the row supports.
+
+        Raises:
+            RowError: the row supports no task, its event lies outside the video, or a target is too long.
+        """
+        supported = [task for task, fields in self.tasks.items() if fields & row.tasks()]
+        if not supported:
+            raise RowError(f"supports none of the tasks {', '.join(self.tasks)}")
+        if self.max_target_length is not None:
+            texts = target_texts(row, supported, self.encoder, duration_s)
+            return {}, target_ids(texts, self.encoder, self.max_target_length)
+        if row.event is not None and not reference_events(row, duration_s):
+            raise RowError(f"its event has no length inside the video, which ends at {duration_s:g} s")
+        return {task: self.encoder.prefix(task) for task in supported}, {}
+
+    def dummy(self) -> Example:
+        """The smallest example, without targets: two black frames and a full stop.
+
+        Every process must take part in every step. One that has nothing to learn takes part with this example, which
+        adds nothing to the loss.
+        """
+        side = self.reader.patches.factor
+        task = next(iter(self.tasks))
+        prompt = Prompt(
+            self.encoder.trunk([ClipTokens(1, 1, (0,))]),
+            self.encoder.question("."),
+            {} if self.max_target_length is not None else {task: self.encoder.prefix(task)},
+        )
+        black = patchify(torch.zeros(2, 3, side, side, dtype=torch.uint8), self.reader.patches)
+        return Example("", Row(id="dummy", video="none", question="."), "", 1.0, prompt, black)
 
 
 def longest_event(row: Row, duration_s: float) -> Span | None:
-    """The part of the row's event that lies in the video; of several spans the longest, because one can be written."""
-    inside = [span.clipped(duration_s) for span in row.event or ()]
-    return max((span for span in inside if span is not None), key=lambda span: span.length_s, default=None)
+    """The part of the row's event that lies in the video; of several spans the longest, since one can be written."""
+    return max(reference_events(row, duration_s), key=lambda span: span.length_s, default=None)
 
 
 def reaches_beyond(row: Row, duration_s: float) -> bool:
@@ -54,10 +145,13 @@ def reaches_beyond(row: Row, duration_s: float) -> bool:
 
 
 def target_texts(row: Row, tasks: Sequence[Task], encoder: PromptEncoder, duration_s: float) -> dict[Task, str]:
-    """What the model is to write for each of the tasks that the row supports.
+    """What the model is to write for each of the tasks.
+
+    Args:
+        tasks: tasks that the row supports; see `Row.tasks`.
 
     Raises:
-        RowError: the row supports none of them, or its event lies outside the video.
+        RowError: the row's event lies outside the video.
     """
     texts: dict[Task, str] = {}
     for task in tasks:
@@ -75,8 +169,6 @@ def target_texts(row: Row, tasks: Sequence[Task], encoder: PromptEncoder, durati
             texts[task] = _answer_text(row.answer, row, encoder)
         elif task is Task.THINK and row.reasoning is not None and row.answer is not None:
             texts[task] = thought_text(row.reasoning, _answer_text(row.answer, row, encoder))
-    if not texts:
-        raise RowError(f"supports none of the tasks {', '.join(tasks)}")
     return texts
 
 
@@ -85,7 +177,7 @@ def _answer_text(answer: str, row: Row, encoder: PromptEncoder) -> str:
     return options[LETTERS.index(answer)] if options else answer.strip()
 
 
-def completions(texts: dict[Task, str], encoder: PromptEncoder, max_length: int) -> dict[Task, tuple[int, ...]]:
+def target_ids(texts: Mapping[Task, str], encoder: PromptEncoder, max_length: int) -> dict[Task, tuple[int, ...]]:
     """Token ids of each target: task prefix, text, end token.
 
     Raises:
@@ -103,30 +195,11 @@ def completions(texts: dict[Task, str], encoder: PromptEncoder, max_length: int)
     return ids
 
 
-def text_length(question: Sequence[int], targets: dict[Task, tuple[int, ...]], encoder: PromptEncoder) -> int:
-    """Tokens of a row but for its visual ones."""
-    trunk = encoder.trunk([ClipTokens(1, 1, (0,))])
-    return len(trunk) - 1 + len(question) + sum(map(len, targets.values()))
-
-
-def lesson(
-    question: tuple[int, ...],
-    targets: dict[Task, tuple[int, ...]],
-    clip: ClipTokens,
-    encoder: PromptEncoder,
-    shared_prompt: bool = True,
-) -> Lesson:
-    """The trees of one row.
+def text_length(question: Sequence[int], behind: Mapping[Task, Sequence[int]], encoder: PromptEncoder) -> int:
+    """Tokens of an example without its visual ones.
 
     Args:
-        shared_prompt: one tree for all targets; off, the prompt is repeated for each of them.
+        behind: the prefixes and targets behind the question.
     """
-    groups = [targets] if shared_prompt else [{task: tokens} for task, tokens in targets.items()]
-    trees: list[PackedTree] = []
-    placed: list[Target] = []
-    for number, group in enumerate(groups):
-        tree = PromptTree(encoder.trunk([clip]))
-        asked = tree.add(question)
-        placed += [Target(task, number, tree.add(tokens, asked)) for task, tokens in group.items()]
-        trees.append(tree.pack())
-    return Lesson(trees, placed)
+    trunk = encoder.trunk([ClipTokens(1, 1, (0,))])
+    return len(trunk) - 1 + len(question) + sum(map(len, behind.values()))

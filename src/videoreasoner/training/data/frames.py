@@ -1,4 +1,4 @@
-"""A video -> the frames that training shows of it, resized, with their true times."""
+"""A video -> the frames that training shows of it, resized, with their true times. Decoded frames may be cached."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Clip:
         return ClipTokens(height, width, temporal_indices(starts, tokens_per_second))
 
 
-def tokens_a_pair(facts: VideoFacts, patches: PatchSettings) -> int:
+def tokens_per_pair(facts: VideoFacts, patches: PatchSettings) -> int:
     """Visual tokens of one pair of frames.
 
     Raises:
@@ -76,12 +76,12 @@ def tokens_a_pair(facts: VideoFacts, patches: PatchSettings) -> int:
 def plan_within(
     facts: VideoFacts, sampling: SamplingSettings, patches: PatchSettings, max_tokens: int
 ) -> FramePlan | None:
-    """The uniform plan with as many pairs as the token budget allows; None when it does not allow one.
+    """The uniform plan with as many frame pairs as the token budget allows; None when it allows none.
 
-    Frames are left out, never visual tokens cut: what stays is seen whole.
+    Whole frames are left out; the remaining frames keep all their visual tokens.
     """
     plan = uniform_plan(facts.duration_s, sampling, facts.key_times_s)
-    most_pairs = max_tokens // tokens_a_pair(facts, patches)
+    most_pairs = max_tokens // tokens_per_pair(facts, patches)
     if most_pairs < 1:
         return None
     if len(plan) <= most_pairs:
@@ -107,21 +107,21 @@ class ClipReader:
         self.time_limit_s, self.cache = time_limit_s, cache
 
     @contextmanager
-    def video_file(self, source: str) -> Iterator[Video]:
+    def open(self, source: str) -> Iterator[CachedVideo]:
         """A video, closed when the block ends.
 
         Raises:
             VideoError: it cannot be used, or took longer than the time limit.
         """
-        video_file = Video(self, source)
+        video = CachedVideo(self, source)
         try:
-            yield video_file
+            yield video
         finally:
-            video_file.close()
+            video.close()
 
 
-class Video:
-    """One video; opened only for what the cache does not hold."""
+class CachedVideo:
+    """One video behind the cache; the file is opened only for what the cache does not hold."""
 
     def __init__(self, reader: ClipReader, source: str) -> None:
         self._reader, self._source = reader, source
@@ -139,7 +139,7 @@ class Video:
 
         Raises:
             RowError: not even one pair fits.
-            VideoError: as for `ClipReader.video`.
+            VideoError: as for `ClipReader.open`.
         """
         sampling, patches, cache = self._reader.settings.sampling, self._reader.patches, self._reader.cache
         started = time.perf_counter()
@@ -193,7 +193,8 @@ class Video:
 
 
 def _identity(source: str) -> tuple[Any, ...]:
-    """What a video is known by: another file in its place has another size or time. A URL is only known by itself."""
+    """The cache key of a video: path, size and time of a file, so that another file in its place has another key; or
+    the URL alone."""
     try:
         stat = os.stat(source)
     except (OSError, ValueError):

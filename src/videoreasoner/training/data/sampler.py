@@ -1,7 +1,7 @@
-"""Which row comes when: a pure function of the seed, so that a run can be taken up anywhere. No I/O.
+"""Which row comes at which position: a pure function of the seed, so that a run can resume at any step. No I/O.
 
-The rows form an endless stream, epoch after epoch, each a new shuffle. A step takes the next rows of the stream, so
-that no row is dropped or repeated to fill the last step of an epoch, and any number of devices sees the same steps.
+The rows form an endless stream of epochs, and each epoch is a new shuffle. A step takes the next rows of the stream.
+So no row is dropped or repeated to fill the last step of an epoch, and any number of devices sees the same steps.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def rows_an_epoch(sizes: Sequence[int], weights: Sequence[float]) -> int:
+def rows_per_epoch(sizes: Sequence[int], weights: Sequence[float]) -> int:
     """Rows of one epoch of several sources, each `weight` times: at least one of every source that has any."""
     return sum(_share(size, weight) for size, weight in zip(sizes, weights, strict=True))
 
 
-def steps_in_all(epochs: float, epoch_rows: int, step_rows: int) -> int:
+def total_steps(epochs: float, epoch_rows: int, step_rows: int) -> int:
     """Steps that go through the rows of all epochs; the last one may reach a little further."""
     # Rounded, because 0.1 epochs of 30 rows are 3 rows and not 3.0000000000000004.
     return max(1, math.ceil(round(epochs * epoch_rows / step_rows, 9)))
 
 
-class RowOrder:
+class RowSampler:
     """The stream: position -> number of a row, counted through all sources.
 
     Args:
@@ -36,7 +36,7 @@ class RowOrder:
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
         self._sources, self._seed = tuple(zip(sizes, weights, strict=True)), seed
-        self.epoch_rows = rows_an_epoch(sizes, weights)
+        self.epoch_rows = rows_per_epoch(sizes, weights)
         self._shuffled: dict[int, NDArray[np.int64]] = {}
 
     def __getitem__(self, position: int) -> int:

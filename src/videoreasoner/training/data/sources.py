@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from pydantic import ValidationError
@@ -43,10 +43,10 @@ class Rows:
         name: of the source.
         weight: how often each row comes in an epoch.
         video_root: relative videos lie here.
-        rows: those that may be used. Whether their videos are there is no matter, so that the order in which a run
-            takes them follows from what is written alone.
-        skipped: those that cannot be, whatever their video holds.
-        absent: those of `rows` whose video is not there now.
+        rows: usable rows. They include rows whose video is missing, so that the order of a run depends on the content
+            of the data files alone.
+        skipped: rows that cannot be used, whatever their video holds.
+        absent: those of `rows` whose video is missing now.
         digest: of the content that was read; another one means other data.
     """
 
@@ -62,11 +62,21 @@ class Rows:
         return len(self.rows)
 
 
-def read_source(source: Source, tasks: Sequence[Task], video_root: str | None, number: int = 1) -> Rows:
-    """Read a source. A row that is not valid or supports no task is set aside.
+RowFields = Mapping[Task, frozenset[Task]]
+"""Task -> the tasks of which a row needs one's field (see `Row.tasks`), so that it can be asked or judged."""
 
-    Rows are told apart by their ids, in logs and in what is sampled for them, so an id that came before gets a number:
-    `a`, `a#2`. A source that is listed again, such as the same file for videos in another folder, gets one likewise.
+
+def usable_tasks(row: Row, fields: RowFields) -> list[Task]:
+    """The tasks that a row can be asked. A row without any is not used."""
+    known = row.tasks()
+    return [task for task, needed in fields.items() if needed & known]
+
+
+def read_source(source: Source, fields: RowFields, video_root: str | None, number: int = 1) -> Rows:
+    """Read a source. A row that is not valid, or that no task can use, is set aside.
+
+    Logs and random streams tell rows apart by their ids, so an id that occurs again gets a number: `a`, `a#2`. So does
+    the name of a source that is listed again, such as the same file for videos in another folder.
 
     Args:
         number: how often the source has been listed, this time included.
@@ -92,8 +102,8 @@ def read_source(source: Source, tasks: Sequence[Task], video_root: str | None, n
         seen[row.id] += 1
         if seen[row.id] > 1:
             row = row.model_copy(update={"id": f"{row.id}#{seen[row.id]}"})
-        if not row.tasks() & set(tasks):
-            skipped.append(Skipped(name, row.id, f"supports none of the tasks {', '.join(tasks)}"))
+        if not usable_tasks(row, fields):
+            skipped.append(Skipped(name, row.id, f"supports none of the tasks {', '.join(fields)}"))
             continue
         rows.append(row)
         path = row.video_path(root)
@@ -103,34 +113,29 @@ def read_source(source: Source, tasks: Sequence[Task], video_root: str | None, n
 
 
 def read_sources(
-    sources: Sequence[Source],
-    tasks: Sequence[Task],
-    video_root: str | None,
-    needs_videos: bool = True,
-    needed: Sequence[Task] | None = None,
+    sources: Sequence[Source], fields: RowFields, video_root: str | None, needs_videos: bool = True
 ) -> list[Rows]:
     """Read all sources.
 
     Args:
-        needs_videos: whether there must be a row whose video is there.
-        needed: tasks that some row must support; by default all of `tasks`.
+        needs_videos: whether there must be a row whose video exists.
 
     Raises:
-        RowError: as above, or no row can be used, or none supports one of the tasks.
+        RowError: as `read_source`; or no row can be used, or none can be used for one of the tasks.
     """
     listed: Counter[str] = Counter()
     read: list[Rows] = []
     for source in sources:
         listed[source.name] += 1
-        read.append(read_source(source, tasks, video_root, listed[source.name]))
+        read.append(read_source(source, fields, video_root, listed[source.name]))
     lost = [item for rows in read for item in (*rows.skipped, *(rows.absent if needs_videos else ()))]
     if len(lost) == sum(len(rows) + len(rows.skipped) for rows in read):
         first = lost[0]
         raise RowError(
             f"none of the {len(lost)} rows can be used; the first: {first.source}, {first.row}: {first.reason}"
         )
-    supported = {task for rows in read for row in rows.rows for task in row.tasks()}
-    idle = [str(task) for task in (tasks if needed is None else needed) if task not in supported]
+    supported = {task for rows in read for row in rows.rows for task in usable_tasks(row, fields)}
+    idle = [str(task) for task in fields if task not in supported]
     if idle:
         names = ", ".join(rows.name for rows in read)
         raise RowError(

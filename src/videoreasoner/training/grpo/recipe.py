@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from videoreasoner.tasks import Task, judged_by
+from videoreasoner.tasks import Task
 from videoreasoner.training.grpo.losses import Normalisation
-from videoreasoner.training.grpo.rewards import KEY_ELEMENT_RETRIEVAL
+from videoreasoner.training.grpo.rewards import reference_fields
 from videoreasoner.training.recipe import Positive, Recipe
 
 SPLIT_WEIGHTS = (
@@ -59,15 +59,9 @@ class GrpoRecipe(Recipe):
     alarm_steps: Positive = Field(20, description="steps after which a reward that was always 0 is reported")
 
     @property
-    def fields(self) -> list[Task]:
-        """The tasks of whose fields a row needs one."""
-        return list(dict.fromkeys(map(self.field, self.tasks)))
-
-    def field(self, task: Task) -> Task:
-        """The task whose field of a row judges completions of a task. Retrieval judges key elements by the event."""
-        if task is Task.KEY_ELEMENTS and KEY_ELEMENT_RETRIEVAL in self.rewards:
-            return Task.EVENT
-        return judged_by(task)
+    def row_fields(self) -> dict[Task, frozenset[Task]]:
+        """For each task, the row fields that its rewards read; a row needs at least one to be asked the task."""
+        return {task: reference_fields(self.rewards, task) for task in self.tasks}
 
     @field_validator("num_generations")
     @classmethod

@@ -9,10 +9,10 @@ A reward function has TRL's signature, so that one written for TRL works here: l
 "answer", "think"). `event` is a list of `Span`s in seconds, `duration` the length of the video in seconds, `video` its
 path. A value may be a `Reward`, a float that carries what it is made of.
 
-The paper adds IoU, format and accuracy without weights (section "Multi-task GRPO"). Differences from the published
-code: a span that is reversed, empty or outside the video scores nothing, format included; a row may have several spans,
-of which the best fitting one counts; an answer is read as a letter, as an option's words, as a number or as text, where
-the published code compares first characters. Of a thought, the answer behind the reasoning is read in the same way.
+The paper adds IoU, format and accuracy without weights (section "Multi-task GRPO"). `scoring.py` says how a completion
+is read and scored. Differences from the published code: a span that is reversed, empty or outside the video gets 0, for
+the format as well; a row may have several spans, and the best fitting one counts; an answer is read as a letter, as an
+option's words, as a number or as text, where the published code compares first characters.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ import importlib.util
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from videoreasoner.errors import RewardError, SettingError, VideoError
 from videoreasoner.rows import Row
-from videoreasoner.spans import best_iou
-from videoreasoner.tasks import Task, judged_by, parse_choice, parse_event, stated_answer
+from videoreasoner.scoring import Score, score_completion
+from videoreasoner.spans import Span
+from videoreasoner.tasks import Task, judged_by
 
 
 class Reward(float):
@@ -58,17 +59,17 @@ class RewardFunction(Protocol):
 
 @dataclass(frozen=True)
 class TaskReward:
-    """A reward function made from the score of one completion.
+    """A reward function made from the score of one completion (`scoring.score_completion`).
 
     Attributes:
-        tasks: those it concerns; every other completion gets None.
-        field: the task whose field of the row it reads.
-        score: (completion, that completion's columns) -> its reward.
+        tasks: the tasks that it concerns; completions of other tasks get None.
+        reference_field: the row field with the ground truth, named by its task.
+        reward: turns a score into the reward; None where the row has no reference.
     """
 
     tasks: tuple[Task, ...]
-    field: Task
-    score: Callable[[str, dict[str, Any]], Reward | None]
+    reference_field: Task
+    reward: Callable[[Score], Reward | None]
 
     def __call__(
         self,
@@ -77,69 +78,78 @@ class TaskReward:
         completion_ids: list[list[int]],
         **columns: list[Any],
     ) -> list[Reward | None]:
-        return [
-            self.score(text, {name: values[i] for name, values in columns.items()})
-            if columns["task"][i] in self.tasks
-            else None
-            for i, text in enumerate(completions)
-        ]
+        rewards: list[Reward | None] = []
+        for i, text in enumerate(completions):
+            task = columns["task"][i]
+            if task not in self.tasks:
+                rewards.append(None)
+                continue
+            known = {name: columns[name][i] if name in columns else None for name in ("event", "options", "answer")}
+            rewards.append(self.reward(score_completion(_Reference(**known), Task(task), text, columns["duration"][i])))
+        return rewards
 
 
-def _event_iou(completion: str, row: dict[str, Any]) -> Reward | None:
-    """IoU of the written span with the reference span that it fits best; 0 when it cannot be read."""
-    references = [clipped for span in row["event"] if (clipped := span.clipped(row["duration"]))]
-    if not references:
+@dataclass(frozen=True)
+class _Reference:
+    """The fields of a row that a completion is scored against."""
+
+    event: Sequence[Span] | None
+    options: Sequence[str] | None
+    answer: str | None
+
+
+def _event_iou(score: Score) -> Reward | None:
+    if score.value is None:
         return None
-    predicted = parse_event(completion, row["duration"])
-    if predicted is None:
+    if score.event is None:
         return Reward(0.0, parsed=False)
-    value = best_iou(predicted, references)
-    return Reward(value, parsed=True, start_s=predicted.start_s, end_s=predicted.end_s)
+    return Reward(score.value, parsed=True, start_s=score.event.start_s, end_s=score.event.end_s)
 
 
-def _event_format(completion: str, row: dict[str, Any]) -> Reward:
+def _event_format(score: Score) -> Reward:
     """1 when exactly one span can be read, in order and inside the video."""
-    return Reward(float(parse_event(completion, row["duration"]) is not None))
+    return Reward(float(score.is_parsed))
 
 
-def _accuracy(completion: str, row: dict[str, Any]) -> Reward:
-    """1 for the right answer, read the way the row's answer is written; 0 for a thought that ends without one."""
-    stated = stated_answer(row["task"], completion)
-    if stated is None:
-        return Reward(0.0, read_as="no answer")
-    answer = row["answer"]
-    if row.get("options"):
-        choice = parse_choice(stated, row["options"])
-        return Reward(float(choice == answer), read_as="choice", choice=choice)
-    number = _number(answer)
-    if number is not None:
-        written = _number(stated)
-        return Reward(float(written is not None and math.isclose(written, number, rel_tol=1e-6)), read_as="number")
-    return Reward(float(_plain(stated) == _plain(answer)), read_as="text")
+def _accuracy(score: Score) -> Reward | None:
+    if score.value is None:
+        return None
+    breakdown = {"choice": score.choice} if score.read_as == "choice" else {}
+    return Reward(score.value, read_as=score.read_as, **breakdown)
 
 
 event_iou = TaskReward((Task.EVENT,), Task.EVENT, _event_iou)
 event_format = TaskReward((Task.EVENT,), Task.EVENT, _event_format)
 accuracy = TaskReward((Task.ANSWER, Task.THINK), Task.ANSWER, _accuracy)
 
-SHIPPED: dict[str, RewardFunction] = {"event_iou": event_iou, "event_format": event_format, "accuracy": accuracy}
-# It needs an encoder and the videos; see retrieval_reward.py.
+SHIPPED: dict[str, TaskReward] = {"event_iou": event_iou, "event_format": event_format, "accuracy": accuracy}
+# This reward needs an encoder and the videos; see retrieval_reward.py.
 KEY_ELEMENT_RETRIEVAL = "key_element_retrieval"
+# Reward -> the tasks that it concerns, and the row field that it reads.
+_CONCERNS = {
+    **{
+        name: (reward.tasks, reward.reference_field)
+        for name, reward in SHIPPED.items()
+        if isinstance(reward, TaskReward)
+    },
+    KEY_ELEMENT_RETRIEVAL: ((Task.KEY_ELEMENTS,), Task.EVENT),
+}
 
 
-def _number(text: str) -> float | None:
-    """What a text says when it is a number and nothing else: "1,200", "40 %", "-3.5."."""
-    bare = text.strip().rstrip(".").replace(",", "").removesuffix("%").strip()
-    return float(bare) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", bare) else None
+def reference_fields(rewards: Iterable[str], task: Task) -> frozenset[Task]:
+    """The row fields that the rewards of a task read: a row needs one of them to be asked the task.
 
+    A user's own reward is taken to read the field that usually judges the task.
 
-def _plain(text: str) -> str:
-    words = re.sub(r"[^\w\s]", " ", text.casefold()).split()
-    return " ".join(words[1:] if words[:1] in (["a"], ["an"], ["the"]) else words)
+    Args:
+        rewards: names as in `load_rewards`.
+    """
+    concerned = [_CONCERNS.get(name, ((task,), judged_by(task))) for name in rewards]
+    return frozenset(field for tasks, field in concerned if task in tasks)
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class RewardScores:
     """What the rewards say about the completions of one row.
 
     Attributes:
@@ -179,16 +189,6 @@ class Rewards:
                 "add a reward for it to `rewards`, or take it out of `tasks`"
             )
 
-    def fields(self, task: Task) -> frozenset[Task]:
-        """The tasks whose field of a row the rewards of a task read: a row needs one of them to be asked the task.
-
-        What a foreign function reads is not known; it is taken to read the field that judges the task.
-        """
-        functions = self.functions.values()
-        declared = {function.field for function in functions if task in getattr(function, "tasks", ())}  # type: ignore[attr-defined]
-        foreign = any(not hasattr(function, "tasks") for function in functions)
-        return frozenset(declared | ({judged_by(task)} if foreign else set()))
-
     def score(
         self,
         row: Row,
@@ -198,7 +198,7 @@ class Rewards:
         prompts: Sequence[str],
         completions: Sequence[str],
         completion_ids: Sequence[Sequence[int]],
-    ) -> Scores:
+    ) -> RewardScores:
         """Score all completions of one row; the three lists after it have one entry a completion.
 
         Rows are scored one by one: an error can name its row, and no reward depends on who else is in the batch.
@@ -247,7 +247,7 @@ class Rewards:
                     f"row {row.id}: no reward ({', '.join(self.functions)}) concerns its completion of the task "
                     f"{task}; add one to `rewards`, or take the task out of `tasks`"
                 )
-        return Scores(totals, each, breakdowns)
+        return RewardScores(totals, each, breakdowns)
 
 
 def _checked(values: Sequence[Any], count: int, place: str) -> list[float | None]:
@@ -277,7 +277,7 @@ def load_rewards(weights: Mapping[str, float], more: Mapping[str, RewardFunction
     Raises:
         SettingError: there is no reward, one cannot be loaded, or two have the same name.
     """
-    known = {**SHIPPED, **(more or {})}
+    known: dict[str, RewardFunction] = {**SHIPPED, **(more or {})}
     if not weights:
         raise SettingError(f"rewards: name at least one, such as {', '.join(SHIPPED)}")
     functions: dict[str, RewardFunction] = {}

@@ -1,9 +1,9 @@
-"""Rollouts: G completions a task, sampled on one prompt tree a query.
+"""Rollouts: G completions for each task of each example, sampled on one prompt tree an example.
 
-All tasks and all completions of a query share its clip, trunk and question in one key-value cache. They decode
-together, and with those of other queries. Every leaf draws from a random stream of its own, which follows from (seed,
-step, row, task, number): what a leaf writes depends neither on the other leaves nor on how queries are spread over
-batches and processes.
+All tasks and completions of an example share its clip and question in one key-value cache. They decode together, and
+with those of other examples. Every completion draws from a random stream of its own, which follows from (seed, step,
+row, task, number). So a completion depends neither on the others nor on how examples are spread over batches and
+processes.
 
 The policy is the softmax, at the sampling temperature, over the ids that may be written: visual placeholders and
 padding are outside of it, here and in the update. Log-probabilities are those before the nucleus (top_p) is cut out,
@@ -20,11 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videoreasoner.models.prompt_tree import ROOT
-from videoreasoner.models.tree_decoder import Forest, Leaf
+from videoreasoner.models.prompt_tree import Prompt
+from videoreasoner.models.tree_decoder import Leaf, TreeDecoder
 from videoreasoner.tasks import Task
-from videoreasoner.training.data.queries import Query
-from videoreasoner.video.patches import Patches
+from videoreasoner.training.data.examples import Example
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Sampling:
     """How completions are sampled.
 
     Attributes:
-        generations: G, completions for each task of a query.
+        generations: G, completions for each task of an example.
         temperature: > 0; logits are divided by it.
         top_p: in (0, 1]; the smallest set of tokens that holds this share of the probability is drawn from.
         max_new_tokens: the completion limit.
@@ -65,20 +64,9 @@ class Rollout:
     finished: bool
 
 
-def encode_clip(model: Any, patches: Patches) -> Tensor:
-    """float[V, D]: the features of a clip's visual tokens under a model, with a graph unless that is switched off."""
-    weight = next(model.model.visual.parameters())
-    encoded = model.model.get_video_features(
-        patches.pixel_values.to(weight.device, weight.dtype),
-        torch.tensor([patches.grid], device=weight.device),
-        return_dict=True,
-    ).pooler_output
-    return torch.cat(list(encoded))
-
-
 def sample(
     model: Any,
-    queries: Sequence[Query],
+    examples: Sequence[Example],
     features: Sequence[Tensor],
     sampling: Sampling,
     step: int,
@@ -86,57 +74,55 @@ def sample(
     banned_ids: Sequence[int],
     shared_prompt: bool = True,
 ) -> list[list[Rollout]]:
-    """Sample the completions of each query: task after task, number after number. All are decoded together.
+    """Sample the completions of each example: task after task, number after number. All are decoded together.
 
     Args:
         model: the policy, in evaluation mode.
-        features: what `encode_clip` gave for each query under the same weights.
+        features: what `encode_clip` gave for each example under the same weights.
         step: of the training run; names the random streams.
         end_ids: ids that end a completion.
         banned_ids: ids that are never written.
-        shared_prompt: False decodes every completion behind a prompt of its own: the yardstick.
+        shared_prompt: False decodes every completion behind a prompt of its own, for comparison.
     """
-    rollouts: list[list[Rollout]] = [[] for _ in queries]
     wanted = [
         (which, task, number)
-        for which, query in enumerate(queries)
-        for task in query.prefixes
+        for which, example in enumerate(examples)
+        for task in example.prompt.prefixes
         for number in range(sampling.generations)
     ]
+    rollouts: list[list[Rollout]] = [[] for _ in examples]
     for group in [wanted] if shared_prompt else [[one] for one in wanted]:
-        # A tree's question is its node 0, and the prefixes follow.
-        nodes: dict[int, list[tuple[Sequence[int], int]]] = {}
-        branches: dict[tuple[int, Task], int] = {}
-        for which, task, _ in group:
-            row = nodes.setdefault(which, [(queries[which].question, ROOT)])
-            if (which, task) not in branches:
-                branches[which, task] = len(row)
-                row.append((queries[which].prefixes[task], 0))
-        forest = Forest(model, [queries[w].trunk for w in nodes], [features[w] for w in nodes], end_ids, banned_ids)
-        forest.add(list(nodes.values()))
-        trees = {which: tree for tree, which in enumerate(nodes)}
-        leaves = [Leaf(branches[which, task], tree=trees[which]) for which, task, _ in group]
-        streams = [stream(sampling.seed, step, queries[w].row.id, task, number) for w, task, number in group]
-        pick = LeafSampler(streams, sampling.temperature, sampling.top_p)
-        written = forest.generate(leaves, sampling.max_new_tokens, pick)
+        asked = list(dict.fromkeys(which for which, _, _ in group))
+        prompts: list[Prompt] = [examples[which].prompt for which in asked]
+        decoder = TreeDecoder(model, [p.trunk for p in prompts], [features[w] for w in asked], end_ids, banned_ids)
+        layouts = [
+            prompt.nodes(dict.fromkeys(task for which, task, _ in group if which == own))
+            for prompt, own in zip(prompts, asked, strict=True)
+        ]
+        decoder.add([nodes for nodes, _ in layouts])
+        place = {which: tree for tree, which in enumerate(asked)}
+        leaves = [Leaf(layouts[place[which]][1][task], tree=place[which]) for which, task, _ in group]
+        streams = [stream(sampling.seed, step, examples[w].row.id, task, number) for w, task, number in group]
+        pick = NucleusSampler(streams, sampling.temperature, sampling.top_p)
+        written = decoder.generate(leaves, sampling.max_new_tokens, pick)
         for (which, task, number), tokens, log_probs in zip(group, written, pick.log_probs, strict=True):
-            finished = tokens[-1] in forest.end_ids
+            finished = tokens[-1] in decoder.end_ids
             rollouts[which].append(Rollout(task, number, tuple(tokens), torch.tensor(log_probs), finished))
     return rollouts
 
 
 def stream(seed: int, step: int, row_id: str, task: Task, number: int) -> torch.Generator:
-    """The random stream of one leaf."""
+    """The random stream of one completion."""
     name = repr((seed, step, row_id, str(task), number)).encode(errors="backslashreplace")
     digest = hashlib.blake2b(name, digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-class LeafSampler:
-    """Nucleus sampling, one random stream a leaf. A `Pick` of the decoder.
+class NucleusSampler:
+    """Nucleus sampling with one random stream for each completion. A `Pick` of the decoder.
 
     Attributes:
-        log_probs: for each leaf, the log-probability of each token that was picked.
+        log_probs: for each completion, the log-probability of each token that was picked.
     """
 
     def __init__(self, streams: Sequence[torch.Generator], temperature: float, top_p: float) -> None:
@@ -150,10 +136,10 @@ class LeafSampler:
         log_probs = (logits / self.temperature).log_softmax(-1)
         cumulative = nucleus(log_probs.double().exp(), self.top_p).cumsum(-1)
         draws = [torch.rand(1, generator=self.streams[leaf], dtype=torch.float64) for leaf in leaves]
-        # In the order of ids and not of probability: two tokens that are nearly as likely cannot change places.
+        # In the order of ids, not of probability, so that rounding cannot swap two tokens that are nearly as likely.
         total = cumulative[:, -1:]
         wanted = torch.stack(draws).to(total.device) * total
-        # Rounding may not reach the total: behind it stand ids of no probability.
+        # A draw must stay below the total: the ids behind it have no probability.
         wanted = torch.minimum(wanted, torch.nextafter(total, torch.zeros_like(total)))
         chosen = torch.searchsorted(cumulative, wanted, right=True)
         for leaf, value in zip(leaves, log_probs.gather(1, chosen)[:, 0].tolist(), strict=True):
@@ -166,6 +152,6 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     if top_p >= 1.0:
         return probabilities
     ordered, ids = probabilities.sort(dim=-1, descending=True)
-    # The likeliest token is always in: nothing stands before it.
+    # The most likely token is always inside, since the sum before it is 0.
     outside = ordered.cumsum(-1) - ordered >= top_p
     return probabilities.masked_fill(torch.zeros_like(outside).scatter(1, ids, outside), 0.0)

@@ -1,8 +1,7 @@
-"""The way into a GRPO run: rewards, reference and queries for a recipe."""
+"""From a GRPO recipe to a trainer: rewards, reference, and the run itself."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -11,65 +10,17 @@ from typing import Any
 
 import torch
 
-from videoreasoner.errors import QuestionError, RowError, SettingError, TrainingError, VideoError
+from videoreasoner.errors import SettingError
 from videoreasoner.models.checkpoint import Checkpoint, find_folder, load_checkpoint
-from videoreasoner.models.positions import ClipTokens
 from videoreasoner.retrieval.encoder import load_encoder
-from videoreasoner.rows import Row
 from videoreasoner.settings import Settings
-from videoreasoner.tasks import Task
-from videoreasoner.training.data.dataset import Lessons, Notes, RowDataset
-from videoreasoner.training.data.queries import Query, QueryMaker
-from videoreasoner.training.data.sampler import RowOrder
-from videoreasoner.training.data.sources import Rows, Skipped
 from videoreasoner.training.grpo.recipe import SPLIT_WEIGHTS, GrpoRecipe
 from videoreasoner.training.grpo.retrieval_reward import KeyElementRetrieval
 from videoreasoner.training.grpo.rewards import KEY_ELEMENT_RETRIEVAL, Rewards, load_rewards
 from videoreasoner.training.grpo.trainer import GrpoTrainer
-from videoreasoner.training.runtime.samples import has_split_weights
-from videoreasoner.training.runtime.setup import carry_out, prepare, progress
-from videoreasoner.training.runtime.trainer import Run
-from videoreasoner.utils.processes import end_with_parent
+from videoreasoner.training.runtime.held_out import has_split_weights
+from videoreasoner.training.runtime.setup import prepare, train
 from videoreasoner.video.isolated.file import GuardedVideoFile
-from videoreasoner.video.patches import patchify
-
-
-class QueryDataset(RowDataset):
-    """Position of the stream -> query, or why there is none.
-
-    Attributes:
-        queries: how rows become queries.
-        first: the position of the stream that index 0 stands for.
-    """
-
-    def __init__(
-        self, sources: Sequence[Rows], lessons: Lessons, order: RowOrder, length: int, queries: QueryMaker
-    ) -> None:
-        super().__init__(sources, lessons, order, length)
-        self.queries = queries
-        self.first = 0
-
-    def __getitem__(self, index: int) -> Query | Skipped:  # type: ignore[override]
-        end_with_parent()
-        rows, row = self.rows[self.order[self.first + index]]
-        try:
-            return self.queries.example(rows.name, row, row.video_path(rows.video_root))
-        except (RowError, QuestionError, VideoError) as error:
-            return Skipped(rows.name, row.id, str(error))
-
-
-def collate_queries(items: Sequence[Query | Skipped]) -> dict[str, Any]:
-    """One batch: its `queries`, and `notes` about them."""
-    queries = [item for item in items if isinstance(item, Query)]
-    notes = Notes(
-        rows=[(query.source, query.row.id) for query in queries],
-        skipped=[item for item in items if isinstance(item, Skipped)],
-        clipped=sum(query.is_clipped for query in queries),
-        reduced=sum(query.is_reduced for query in queries),
-        decode_s=sum(query.decode_s for query in queries),
-        tokens=sum(query.tokens for query in queries),
-    )
-    return {"queries": queries, "notes": notes}
 
 
 def prepare_grpo(recipe: GrpoRecipe, overwrite: bool = False) -> GrpoTrainer:
@@ -79,18 +30,10 @@ def prepare_grpo(recipe: GrpoRecipe, overwrite: bool = False) -> GrpoTrainer:
         VideoReasonerError: the recipe cannot be run here; the message says why.
     """
     rewards = rewards_of(recipe)
-    wanted = {task: rewards.fields(task) for task in recipe.tasks}
-
-    def make_dataset(sources: Sequence[Rows], lessons: Lessons, order: RowOrder, length: int) -> QueryDataset:
-        queries = QueryMaker(lessons.encoder, lessons.reader, wanted, recipe.max_length, lessons.tokens_per_second)
-        return QueryDataset(sources, lessons, order, length, queries)
-
-    run = prepare(recipe, overwrite, make_dataset, collate_queries, recipe.num_iterations)
-    _go_on_with_data(run, recipe)
-    reference = load_reference(recipe, run.checkpoint, run.args.device)
-    smallest = filler(run.checkpoint, recipe.tasks[0])
-    trainer = GrpoTrainer(run, recipe, rewards, reference, smallest, progress(run, "held_out/"))
-    _check_weights_are_whole(trainer.accelerator)
+    run = prepare(recipe, overwrite, None, recipe.num_iterations)
+    trainer = GrpoTrainer(run, recipe, rewards, load_reference(recipe, run.checkpoint, run.args.device))
+    if has_split_weights(trainer.accelerator.state):
+        raise SettingError(SPLIT_WEIGHTS)
     return trainer
 
 
@@ -146,52 +89,6 @@ def load_reference(recipe: GrpoRecipe, checkpoint: Checkpoint, device: torch.dev
     return reference.model.requires_grad_(False)
 
 
-def filler(checkpoint: Checkpoint, task: Task) -> Query:
-    """The smallest query there is: two black frames and a full stop. Nothing is learned from it."""
-    side = checkpoint.patches.factor
-    encoder = checkpoint.encoder
-    return Query(
-        source="",
-        row=Row(id="filler", video="none", question="."),
-        video="",
-        duration_s=1.0,
-        trunk=encoder.trunk([ClipTokens(1, 1, (0,))]),
-        patches=patchify(torch.zeros(2, 3, side, side, dtype=torch.uint8), checkpoint.patches),
-        question=encoder.question("."),
-        prefixes={task: encoder.prefix(task)},
-    )
-
-
-def _check_weights_are_whole(accelerator: Any) -> None:
-    """Refuse to sample from weights that are split over processes: every token would gather them all again.
-
-    Raises:
-        SettingError: FSDP, or ZeRO of stage 3.
-    """
-    if has_split_weights(accelerator.state):
-        raise SettingError(SPLIT_WEIGHTS)
-
-
-def _go_on_with_data(run: Run, recipe: GrpoRecipe) -> None:
-    """Begin where the rows of the finished steps end: transformers would count one batch of rows a step.
-
-    Raises:
-        TrainingError: the steps end between two updates on a batch.
-    """
-    if recipe.num_iterations == 1 or run.resume_from is None:
-        return
-    done = json.loads((run.resume_from / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-    if done % recipe.num_iterations:
-        raise TrainingError(
-            f"{run.resume_from}: is between two of the {recipe.num_iterations} updates on a batch (num_iterations); "
-            "give a checkpoint whose step is a multiple of it"
-        )
-    args = run.args
-    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    run.dataset.first = done // recipe.num_iterations * rows
-    args.ignore_data_skip = True
-
-
 def train_grpo(recipe: GrpoRecipe, overwrite: bool = False) -> Path:
     """Run a recipe, from where an earlier start of the same run stopped.
 
@@ -201,4 +98,4 @@ def train_grpo(recipe: GrpoRecipe, overwrite: bool = False) -> Path:
     Raises:
         VideoReasonerError: the recipe cannot be run here, or the run cannot go on; the message says why.
     """
-    return carry_out(prepare_grpo(recipe, overwrite))
+    return train(prepare_grpo(recipe, overwrite))

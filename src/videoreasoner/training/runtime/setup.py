@@ -5,28 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import TrainerCallback
 
 from videoreasoner.errors import SettingError, TrainingError
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.training.data.cache import ArrayCache
-from videoreasoner.training.data.dataset import Collator, Lessons, RowDataset
+from videoreasoner.training.data.dataset import RowDataset
+from videoreasoner.training.data.examples import ExampleMaker
 from videoreasoner.training.data.frames import ClipReader
-from videoreasoner.training.data.sampler import RowOrder, steps_in_all
+from videoreasoner.training.data.sampler import RowSampler, total_steps
 from videoreasoner.training.data.sources import read_sources
 from videoreasoner.training.recipe import SPLIT_TIED, Recipe
 from videoreasoner.training.runtime.adapters import add_adapters, merged_model, quantisation
 from videoreasoner.training.runtime.arguments import check_launch, check_optimizer, has_fsdp, training_arguments
 from videoreasoner.training.runtime.folder import RunFolder, run_identity
+from videoreasoner.training.runtime.held_out import HeldOutSampler, read_held_out
 from videoreasoner.training.runtime.metrics_file import MetricsFile
 from videoreasoner.training.runtime.progress import TrainingProgress
-from videoreasoner.training.runtime.samples import OutputSampler, read_held_out
-from videoreasoner.training.runtime.trainer import Run, TreeTrainer, check_skipped
+from videoreasoner.training.runtime.trainer import TrainingRun, TreeTrainer, check_skipped
 
 
 def load_model(recipe: Recipe) -> Checkpoint:
@@ -60,32 +58,13 @@ def clip_reader(recipe: Recipe, checkpoint: Checkpoint) -> ClipReader:
     return ClipReader(checkpoint.settings, checkpoint.patches, recipe.decode_time_limit_s, cache)
 
 
-def lessons_for(recipe: Recipe, checkpoint: Checkpoint) -> Lessons:
-    """How rows become examples under a recipe."""
-    return Lessons(
-        checkpoint.encoder,
-        clip_reader(recipe, checkpoint),
-        recipe.tasks,
-        recipe.max_length,
-        recipe.max_target_length,
-        checkpoint.tokens_per_second,
-        recipe.shared_prompt,
-    )
-
-
-def prepare(
-    recipe: Recipe,
-    overwrite: bool = False,
-    make_dataset: Callable[..., Any] = RowDataset,
-    collator: Any = None,
-    steps_per_batch: int = 1,
-) -> Run:
-    """Everything that a run is made of. Nothing is written but an empty output folder: `carry_out` claims it.
+def prepare(recipe: Recipe, overwrite: bool, max_target_length: int | None, steps_per_rollout: int = 1) -> TrainingRun:
+    """All parts of a run. Nothing is written except an empty output folder; `train` claims it.
 
     Args:
-        overwrite: begin anew in a folder that holds another run.
-        make_dataset, collator: for kinds of training with examples of their own; see `RowDataset`, `Collator`.
-        steps_per_batch: optimizer steps that learn from the same rows.
+        overwrite: begin again in a folder that holds another run.
+        max_target_length: see `ExampleMaker`.
+        steps_per_rollout: optimizer steps that learn from the same rows.
 
     Raises:
         VideoReasonerError: the recipe cannot be run here; the message says why.
@@ -93,7 +72,7 @@ def prepare(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     args = training_arguments(recipe)
     check_launch(recipe, args)
-    sources = read_sources(recipe.data, recipe.fields, recipe.video_root)
+    sources = read_sources(recipe.data, recipe.row_fields, recipe.video_root)
     skipped = [item for rows in sources for item in (*rows.skipped, *rows.absent)]
     check_skipped(skipped, sources, recipe.max_skipped_fraction)
     held_out = read_held_out(recipe)
@@ -108,21 +87,24 @@ def prepare(
     checkpoint = load_model(recipe)
     if recipe.lora and has_fsdp(args) and checkpoint.model.config.tie_word_embeddings:
         raise SettingError(SPLIT_TIED)
-    order = RowOrder([len(rows) for rows in sources], [rows.weight for rows in sources], recipe.seed)
+    sampler = RowSampler([len(rows) for rows in sources], [rows.weight for rows in sources], recipe.seed)
     if recipe.max_steps < 0:
-        args.max_steps = steps_in_all(recipe.num_train_epochs, order.epoch_rows, step_rows) * steps_per_batch
-    lessons = lessons_for(recipe, checkpoint)
-    # As many batches as steps, whatever number of them is drawn: it is what transformers counts on.
-    dataset = make_dataset(sources, lessons, order, args.max_steps * step_rows)
+        args.max_steps = total_steps(recipe.num_train_epochs, sampler.epoch_rows, step_rows) * steps_per_rollout
     checkpoint.model.model.visual.requires_grad_(not recipe.freeze_vision)
     model = add_adapters(checkpoint.model, recipe.lora, checkpoint.encoder, recipe.seed)
     check_optimizer(args, model)
     resume_from = starting_point(None if overwrite else folder.last_checkpoint(), recipe, args.max_steps)
-    # What no step has met was found out anew.
+    maker = example_maker(recipe, checkpoint, max_target_length)
+    first = rows_done(resume_from, steps_per_rollout, step_rows)
+    # The data set begins where the finished steps ended. transformers would skip one batch of rows a step instead.
+    args.ignore_data_skip = True
+    # As many batches as steps, since transformers counts on that, whatever number of them is read.
+    dataset = RowDataset(sources, maker, sampler, first, args.max_steps * step_rows)
+    # Skips found before the run were found again; keep those of the run up to the step where it resumes.
     own_step = _own_step(resume_from, folder)
     earlier = [item for item in folder.read_skipped() if 0 < item.step <= own_step] if own_step > 0 else []
     known = {(item.source, item.row): item for item in (*skipped, *earlier)}
-    return Run(
+    return TrainingRun(
         recipe=recipe,
         args=args,
         folder=folder,
@@ -133,11 +115,48 @@ def prepare(
         sources=sources,
         held_out=held_out,
         dataset=dataset,
-        collator=collator or Collator(checkpoint.encoder, lessons.reader),
         skipped=list(known.values()),
         resume_from=resume_from,
-        step_rows=step_rows / steps_per_batch,
+        step_rows=step_rows / steps_per_rollout,
+        steps_per_rollout=steps_per_rollout,
     )
+
+
+def example_maker(recipe: Recipe, checkpoint: Checkpoint, max_target_length: int | None) -> ExampleMaker:
+    """How the rows of a recipe become examples for a checkpoint.
+
+    Args:
+        max_target_length: see `ExampleMaker`.
+    """
+    return ExampleMaker(
+        checkpoint.encoder,
+        clip_reader(recipe, checkpoint),
+        recipe.row_fields,
+        recipe.max_length,
+        max_target_length,
+        checkpoint.tokens_per_second,
+    )
+
+
+def rows_done(resume_from: Path | None, steps_per_rollout: int, step_rows: int) -> int:
+    """The rows of the stream that the steps up to a checkpoint took.
+
+    Raises:
+        TrainingError: the checkpoint lies between two updates on the same rows.
+    """
+    if resume_from is None:
+        return 0
+    done = _global_step(resume_from)
+    if done % steps_per_rollout:
+        raise TrainingError(
+            f"{resume_from}: is between two of the {steps_per_rollout} updates on a batch (num_iterations); "
+            "give a checkpoint whose step is a multiple of it"
+        )
+    return done // steps_per_rollout * step_rows
+
+
+def _global_step(checkpoint: Path) -> int:
+    return int(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
 
 
 def _check_not_within(folder: RunFolder, recipe: Recipe) -> None:
@@ -173,7 +192,7 @@ def starting_point(own: Path | None, recipe: Recipe, max_steps: int) -> Path | N
             f"resume_from_checkpoint {given}: holds no trainer_state.json; give a checkpoint-N folder of a run, "
             "or use the folder as model_name_or_path to begin from its weights"
         )
-    done = json.loads(state.read_text(encoding="utf-8"))["global_step"]
+    done = _global_step(given)
     if done >= max_steps:
         raise TrainingError(
             f"resume_from_checkpoint {given}: stands at step {done}, and this run ends at step {max_steps}; raise "
@@ -182,22 +201,16 @@ def starting_point(own: Path | None, recipe: Recipe, max_steps: int) -> Path | N
     return given
 
 
-def progress(run: Run, held_out: str = "") -> list[TrainerCallback]:
-    """What watches a run: sampled outputs, metrics.jsonl, and the bar.
-
-    Args:
-        held_out: begins the names of what is found in sampled outputs, where training has figures of the same names.
-    """
-    return [OutputSampler(run, held_out), MetricsFile(run.folder), TrainingProgress(run)]
-
-
-def carry_out(trainer: TreeTrainer) -> Path:
+def train(trainer: TreeTrainer) -> Path:
     """Train from where the run stands to its end, and put the model into the output folder, which is returned.
 
     Raises:
         TrainingError: the run cannot go on, or the model cannot be written.
     """
     run = trainer.run
+    progress = TrainingProgress(run)
+    for callback in (HeldOutSampler(trainer), MetricsFile(run.folder), progress):
+        trainer.add_callback(callback)
     with run.args.main_process_first(desc="claiming the output folder"):
         if run.args.should_save:
             run.folder.claim(run.identity, run.overwrite)
@@ -206,9 +219,7 @@ def carry_out(trainer: TreeTrainer) -> Path:
     try:
         trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
     finally:
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, TrainingProgress):
-                callback.close()
+        progress.close()
     finish(trainer)
     return run.folder.path
 

@@ -1,45 +1,49 @@
-"""The trainer that every kind of training here is built on: transformers' own, with our data, guards and files.
+"""The trainer that every kind of training is built on: transformers' own, with our data, checks and files.
 
 Loops, schedules, optimizers, trackers, mixed precision, gradient checkpointing, DDP, FSDP and DeepSpeed are
-transformers' and accelerate's. Added here:
+transformers' and accelerate's. A kind of training implements one method, `TreeTrainer.step_losses`. The hooks below it
+adapt it to transformers' loop and add:
 
-- batches are trees with notes; what was skipped is agreed between processes, written down, and stops the run when it is
-  too much;
-- a loss or gradient that is not finite stops the run before the optimizer step, naming the rows (DeepSpeed tells the
-  gradient's norm behind its step; there the run stops before anything is saved);
-- checkpoints appear whole or not at all, whenever the process dies;
-- one loss over the global batch, however it is cut into devices and micro-batches (see `batch_loss`).
+- bookkeeping of rows that cannot be used: processes agree on them, they are written down, and too many stop the run;
+- a stop on a loss or gradient that is not finite, before the optimizer step, with the rows named (DeepSpeed tells the
+  gradient's norm after its step; there the run stops before anything is saved);
+- checkpoints that appear whole or not at all, whenever the process dies;
+- one loss over the global batch, however it is cut into devices and micro-batches.
 """
 
 from __future__ import annotations
 
 import shutil
-import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from videoreasoner.errors import TrainingError
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint, save_companions
 from videoreasoner.settings import Settings
-from videoreasoner.training.data.dataset import Collator, Notes
+from videoreasoner.training.data.dataset import ExampleBatch, RowDataset
 from videoreasoner.training.data.sources import Rows, Skipped
 from videoreasoner.training.recipe import Recipe
 from videoreasoner.training.runtime.folder import RunFolder
 from videoreasoner.training.runtime.metrics_file import peak_memory_gb
 from videoreasoner.training.runtime.model_card import model_card
+from videoreasoner.utils.stopwatch import Stopwatch, device_wait
+
+LossFunction = Callable[[Any], Tensor]
+"""The model, wrapped for distributed training -> a micro-batch's share of the step's loss, a scalar."""
 
 
 @dataclass(eq=False)
-class Run:
-    """All that a run is made of; `prepare` in start.py makes it.
+class TrainingRun:
+    """All parts of a run; `prepare` in setup.py makes it.
 
     Attributes:
         args: transformers' settings.
@@ -50,11 +54,11 @@ class Run:
         model: what is trained: the checkpoint's model, or adapters around it.
         sources: the rows.
         held_out: rows to sample outputs for.
-        dataset: of positions in the row stream.
+        dataset: the row stream, from where the run stands.
         skipped: rows set aside so far.
-        resume_from: the checkpoint folder to go on from.
-        step_rows: rows of the stream that an optimizer step goes through; rows that serve several count in parts.
-        figures: what callbacks found out since the last logged step.
+        resume_from: the checkpoint folder to resume from.
+        step_rows: rows of the stream for each optimizer step; a fraction where several steps share their rows.
+        steps_per_rollout: optimizer steps that learn from the same rows; 1 except in GRPO with `num_iterations` > 1.
     """
 
     recipe: Recipe
@@ -66,12 +70,11 @@ class Run:
     model: Any
     sources: list[Rows]
     held_out: list[Rows]
-    dataset: Any
-    collator: Collator
+    dataset: RowDataset
     skipped: list[Skipped]
     resume_from: Path | None
     step_rows: float
-    figures: dict[str, float] = field(default_factory=dict)
+    steps_per_rollout: int = 1
 
     @property
     def settings(self) -> Settings:
@@ -82,139 +85,166 @@ class Run:
 
 
 @dataclass
-class StepNotes:
-    """What happened since the last logged step, in this process.
+class StepMetrics:
+    """What happened in this process since the last logged step.
 
     Attributes:
-        sums: named sums over tokens or rows; logged as means where there is a count of the same name.
-        seconds: time spent by kind.
-        rows: source and id of the rows of the current step.
+        sums: named sums over tokens, completions or rows. A name with a count is logged as a mean.
+        counts: how many values are in a sum.
+        latest: values that are logged as they are, such as those of held-out samples.
     """
 
     sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    rows: list[tuple[str, str]] = field(default_factory=list)
+    counts: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    latest: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, values: Tensor | Sequence[float]) -> None:
+        """Add values to a metric that is logged as their mean."""
+        if len(values):
+            self.sums[name] += float(torch.as_tensor(values, dtype=torch.float32).sum())
+            self.counts[name] += len(values)
 
 
 class TreeTrainer(Trainer):
-    """Trains on batches of trees. A kind of training says in `count` and `batch_loss` what its loss is."""
+    """Trains on examples laid out as prompt trees."""
 
-    # `batch_loss` divides by the count of the whole step, so transformers must not divide again.
+    held_out_prefix = ""
+    """Begins the names of the metrics of held-out samples, where training has metrics of the same names."""
+
+    # Each loss function divides by the totals of the whole step, so transformers must not divide again.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, run: Run, callbacks: list[TrainerCallback] | None = None) -> None:
+    def __init__(self, run: TrainingRun) -> None:
         self.run = run
-        self.notes = StepNotes()
+        self.metrics = StepMetrics()
+        self.stopwatch = Stopwatch(device_wait(run.args.device))
         self._skipped = {(s.source, s.row): s for s in run.skipped}
-        super().__init__(
-            model=run.model,
-            args=run.args,
-            train_dataset=run.dataset,
-            data_collator=run.collator,
-            callbacks=callbacks,
-        )
+        self._step_rows: list[tuple[str, str]] = []
+        self._micro_batches: list[dict[str, Any]] = []
+        super().__init__(model=run.model, args=run.args, train_dataset=run.dataset, data_collator=ExampleBatch.collate)
         self.remove_callback(PrinterCallback)
 
-    def count(self, batch: dict[str, Any]) -> float:
-        """What the loss of a step is divided by, for one batch: the terms in its sum."""
-        return float(len(batch["labels"]))
+    def step_losses(self, batches: Sequence[ExampleBatch]) -> list[LossFunction | None]:
+        """One loss function for each micro-batch of the next optimizer step; None where there is nothing to learn.
 
-    def batch_loss(self, model: Any, batch: dict[str, Any], total: Tensor) -> Tensor:
-        """The batch's share of the step's loss: its sum divided by `total`, the count of the step over all processes.
+        A loss function is called once for each optimizer step that learns from these batches
+        (`TrainingRun.steps_per_rollout`). The shares of all micro-batches and processes add up to the loss of the
+        step, so loss and gradients do not depend on how a step is cut. It is transformers' `num_items_in_batch`: a
+        mean of means would give short completions more weight on one device than on another.
 
-        Shares add up to the same loss and the same gradients however a step is cut. That is transformers'
-        `num_items_in_batch`; a mean of means would give short targets more weight on one device than on another.
+        With several processes, either all of them or none of them return a function for a micro-batch.
         """
         raise NotImplementedError
 
+    def sum_over_processes(self, *values: float) -> list[float]:
+        """The sums of some numbers over all processes; exact up to 16 million."""
+        # In float32, because some backends cannot reduce float64.
+        own = torch.tensor(values, dtype=torch.float32, device=self.args.device)
+        return [float(value) for value in self.accelerator.reduce(own, reduction="sum").tolist()]
+
+    def dummy_if_distributed(self) -> bool:
+        """Whether a micro-batch without anything to learn needs a dummy example, since other processes take part."""
+        return self.accelerator.distributed_type is not DistributedType.NO
+
+    # The hooks of transformers' loop, in the order in which it calls them.
+
     def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], Tensor]:
-        """The batches of one step, and the count of the whole step."""
-        started = time.perf_counter()
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        self.notes.seconds["wait"] += time.perf_counter() - started
-        notes = [batch["notes"] for batch in batches]
-        self.notes.rows = [row for note in notes for row in note.rows]
-        self._add(notes)
-        skipped = [item for note in notes for item in note.skipped]
-        mended = [row for row in self.notes.rows if row in self._skipped]
-        counts = torch.tensor([sum(map(self.count, batches)), len(skipped) + len(mended)], dtype=torch.float64)
-        # In float32 on the way, because not every backend reduces float64: exact up to 16 million tokens a step.
-        totals = self.accelerator.reduce(counts.float().to(device), reduction="sum")
-        if totals[1] > 0:
-            self._set_aside(skipped, mended)
-        return batches, totals[0]
+        self, epoch_iterator: Iterator[ExampleBatch], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], None]:
+        """The micro-batches of one optimizer step, each with its loss function."""
+        if self.state.global_step % self.run.steps_per_rollout == 0:
+            with self.stopwatch.stage("wait"):
+                batches = list(islice(epoch_iterator, num_batches))
+            self._count(batches)
+            losses = self.step_losses(batches)
+            self._micro_batches = [
+                {"loss": loss, "rows": batch.rows} for loss, batch in zip(losses, batches, strict=True)
+            ]
+        return self._micro_batches, None
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        if inputs["loss"] is None:
+            return torch.zeros((), device=self.args.device)
+        with self.stopwatch.stage("update"):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        started = time.perf_counter()
-        total = torch.ones(()) if num_items_in_batch is None else num_items_in_batch
-        loss = self.batch_loss(model, inputs, total.clamp(min=1))
-        if not torch.isfinite(loss.detach()):
-            self._stop(f"the loss is {loss.item()}", inputs["notes"].rows)
-        self.notes.seconds["forward"] += time.perf_counter() - started
+        with self.stopwatch.stage("forward"):
+            loss: Tensor = inputs["loss"](model)
+            if not torch.isfinite(loss.detach()):
+                self._stop(f"the loss is {loss.item()}", inputs["rows"])
         # Data parallelism averages gradients over processes, and a step is a sum over them.
         return loss * self.accelerator.num_processes
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        started = time.perf_counter()
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self.notes.seconds["update"] += time.perf_counter() - started
-        return loss
-
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        # Here, because it is the last call before the optimizer step that knows the norm.
+        if all(batch["loss"] is None for batch in self._micro_batches):
+            # DeepSpeed would tell the norm of the step before.
+            return 0.0
+        # transformers calls this last before the optimizer step.
         norm = super()._get_grad_norm(model, grad_norm)
         if norm is not None and not torch.isfinite(torch.as_tensor(float(norm))):
             is_late = self.accelerator.distributed_type is DistributedType.DEEPSPEED
-            self._stop(f"the gradient's norm is {float(norm)}", self.notes.rows, is_late)
+            self._stop(f"the gradient's norm is {float(norm)}", self._step_rows, is_late)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add our figures, of all processes, to those that callbacks and trackers get."""
+        """Add our metrics, of all processes, to those that callbacks and trackers get."""
         if "loss" in logs:
-            logs.update(self._figures())
-        # The row stream has no epochs that transformers could see, so it would count the whole run as one.
+            logs.update(self.collect_metrics())
+        # transformers cannot see the epochs of the row stream and would count the whole run as one.
         self.state.epoch = self._epoch()
         super().log(logs, start_time)
 
-    def _figures(self) -> dict[str, float]:
-        gathered = gather_object([(self.notes.sums, self.notes.seconds)])
+    def collect_metrics(self) -> dict[str, float]:
+        """Means and sums over all processes since the last call."""
+        metrics, seconds = self.metrics, dict(self.stopwatch.seconds)
         sums: defaultdict[str, float] = defaultdict(float)
-        for other, _ in gathered:
-            for name, value in other.items():
+        counts: defaultdict[str, int] = defaultdict(int)
+        for other_sums, other_counts in gather_object([(metrics.sums, metrics.counts)]):
+            for name, value in other_sums.items():
                 sums[name] += value
-        seconds = gathered[0][1]
-        figures = {name: sums[name] / sums[f"{name}/count"] for name in sums if f"{name}/count" in sums}
-        figures |= {name: sums[name] for name in ("rows", "tokens", "events_clipped", "rows_reduced")}
-        figures |= {f"time/{name}": value for name, value in seconds.items()}
-        figures |= {"rows_skipped": len(self._skipped), "memory/peak_gb": peak_memory_gb(), **self.run.figures}
-        self.notes.sums.clear()
-        self.notes.seconds.clear()
-        self.run.figures.clear()
-        return figures
+            for name, count in other_counts.items():
+                counts[name] += count
+        collected = {name: sums[name] / count for name, count in counts.items()}
+        collected |= {name: sums[name] for name in ("rows", "tokens", "events_limited", "rows_reduced")}
+        collected |= {f"time/{name}": value for name, value in seconds.items()}
+        collected |= {"rows_skipped": len(self._skipped), "memory/peak_gb": peak_memory_gb(), **metrics.latest}
+        self.metrics = StepMetrics()
+        self.stopwatch.seconds.clear()
+        return collected
 
     def _epoch(self) -> float:
-        return round(self.state.global_step * self.run.step_rows / self.run.dataset.order.epoch_rows, 4)
+        return round(self.state.global_step * self.run.step_rows / self.run.dataset.sampler.epoch_rows, 4)
 
-    def _add(self, notes: list[Notes]) -> None:
-        for note in notes:
-            self.notes.sums["rows"] += len(note.rows)
-            self.notes.sums["tokens"] += note.tokens
-            self.notes.sums["events_clipped"] += note.clipped
-            self.notes.sums["rows_reduced"] += note.reduced
-            self.notes.seconds["decode"] += note.decode_s
+    def _count(self, batches: Sequence[ExampleBatch]) -> None:
+        """Note the rows of a step in the metrics, and set aside the rows that cannot be used."""
+        for example in (example for batch in batches for example in batch.examples):
+            self.metrics.sums["rows"] += 1
+            self.metrics.sums["tokens"] += example.tokens
+            self.metrics.sums["events_limited"] += example.is_limited
+            self.metrics.sums["rows_reduced"] += example.is_reduced
+            self.stopwatch.seconds["decode"] += example.decode_s
+        self._step_rows = [row for batch in batches for row in batch.rows]
+        self.set_aside(
+            [item for batch in batches for item in batch.skipped],
+            [row for row in self._step_rows if row in self._skipped],
+        )
 
-    def _set_aside(self, skipped: list[Skipped], mended: Sequence[tuple[str, str]] = ()) -> None:
-        """Write down what any process could not use, without what it can use by now; stop when it is too much."""
+    def set_aside(self, skipped: Sequence[Skipped], usable_again: Sequence[tuple[str, str]] = ()) -> None:
+        """Write down the rows that any process could not use. Every process must call this.
+
+        Args:
+            usable_again: rows that were set aside earlier, and that this step can use.
+
+        Raises:
+            TrainingError: more rows than `max_skipped_fraction` cannot be used.
+        """
+        if not self.sum_over_processes(len(skipped) + len(usable_again))[0]:
+            return
         step = self.state.global_step + 1
-        for items, rows in gather_object([(skipped, mended)]):
+        for items, rows in gather_object([(list(skipped), list(usable_again))]):
             for row in rows:
                 self._skipped.pop(row, None)
             for item in items:
@@ -223,7 +253,7 @@ class TreeTrainer(Trainer):
             self.run.folder.write_skipped(list(self._skipped.values()))
         check_skipped(list(self._skipped.values()), self.run.sources, self.run.recipe.max_skipped_fraction)
 
-    def _stop(self, what: str, rows: list[tuple[str, str]], is_late: bool = False) -> None:
+    def _stop(self, what: str, rows: Sequence[tuple[str, str]], is_late: bool = False) -> None:
         named = ", ".join(f"{row} of {source}" for source, row in rows[:8]) or "none"
         last = self.run.folder.last_checkpoint()
         good = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
@@ -234,7 +264,7 @@ class TreeTrainer(Trainer):
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        # The order is the data set's own; anything else would shuffle it a second time.
+        # The data set decides the order; any other sampler would shuffle it a second time.
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
     def _get_output_dir(self, trial: Any) -> str:
