@@ -40,11 +40,7 @@ UNTESTED = [
     "errors",
     "training.data.examples",
     "training.data.frames",
-    "training.data.queries",
     "training.data.sources",
-    "training.grpo.alarms",
-    "training.grpo.explored",
-    "training.grpo.recorder",
     "training.grpo.retrieval_reward",
     "training.grpo.setup",
     "training.planning.memory",
@@ -54,7 +50,6 @@ UNTESTED = [
     "training.runtime.arguments",
     "training.runtime.metrics_file",
     "training.runtime.model_card",
-    "training.runtime.samples",
     "training.runtime.setup",
     "video.frames",
     "video.isolated.child",
@@ -66,7 +61,7 @@ UNTESTED = [
     "video.pyav.threads",
 ]
 # Imports that point up, until they are gone.
-UPWARD = {("training.runtime.samples", "training.grpo.rollouts")}
+UPWARD: set[tuple[str, str]] = set()
 LONG = {"retrieval.encoder"}
 
 

@@ -71,6 +71,15 @@ def target_batch(examples: Sequence[Example], pad_token_id: int, shared_prompt: 
     return TreeBatch.from_prompts([e.prompt for e in examples], completions, pad_token_id, shared_prompt)
 
 
+def prepare_cold_start(recipe: ColdStartRecipe, overwrite: bool = False) -> ColdStartTrainer:
+    """A trainer for a recipe, ready to train.
+
+    Raises:
+        VideoReasonerError: the recipe cannot be run here; the message says why.
+    """
+    return ColdStartTrainer(prepare(recipe, overwrite, recipe.max_target_length))
+
+
 def train_cold_start(recipe: ColdStartRecipe, overwrite: bool = False) -> Path:
     """Run a recipe, from where an earlier start of the same run stopped.
 
@@ -80,5 +89,4 @@ def train_cold_start(recipe: ColdStartRecipe, overwrite: bool = False) -> Path:
     Raises:
         VideoReasonerError: the recipe cannot be run here, or the run cannot go on; the message says why.
     """
-    run = prepare(recipe, overwrite, recipe.max_target_length)
-    return train(ColdStartTrainer(run))
+    return train(prepare_cold_start(recipe, overwrite))

@@ -14,11 +14,10 @@ from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl
 from tests.training.toy import make_data, make_model, recipe_content
 from videoreasoner.errors import CheckpointError, SettingError
 from videoreasoner.models.checkpoint import load_checkpoint
+from videoreasoner.models.tree_batch import token_log_probs
 from videoreasoner.rows import Row, read_rows, write_rows
-from videoreasoner.training.cold_start import target_nats
-from videoreasoner.training.data.dataset import Collator
-from videoreasoner.training.data.queries import QueryMaker
-from videoreasoner.training.data.sources import read_sources
+from videoreasoner.training.cold_start import target_batch
+from videoreasoner.training.data.sources import read_sources, usable_tasks
 from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.planning.dry_run import (
     dry_run_report,
@@ -37,7 +36,7 @@ from videoreasoner.training.planning.model import PUBLISHED, meta_model, publish
 from videoreasoner.training.planning.row_sizes import longest_row, row_sizes
 from videoreasoner.training.recipe import ColdStartRecipe, Lora, Recipe, parse_recipe
 from videoreasoner.training.runtime.adapters import add_adapters
-from videoreasoner.training.runtime.setup import lessons_for, load_model
+from videoreasoner.training.runtime.setup import example_maker, load_model
 
 STEP = StepShape(1, 4000, 3600, 60)
 ONE_GPU = Hardware()
@@ -128,17 +127,16 @@ def test_a_configuration_that_is_none_is_named(
 def test_the_tokens_are_those_of_training(folder: Path) -> None:
     recipe = recipe_for(folder, max_length=165)
     model = read_model(recipe)
-    sources = read_sources(recipe.data, recipe.tasks, recipe.video_root)
+    sources = read_sources(recipe.data, recipe.row_fields, recipe.video_root)
     sizes, opened, refused = row_sizes(recipe, model, sources)
     assert (opened, len(sizes), refused) == (6, 6, [])
     assert len({size.visual for size in sizes}) > 1
-    lessons = lessons_for(recipe, load_model(recipe))
+    maker = example_maker(recipe, load_model(recipe), recipe.max_target_length)
     for row, size in zip(sources[0].rows, sizes, strict=True):
-        made = lessons.example("rows", row, row.video_path(folder / "data"))
-        tree = made.lesson.trees[0]
-        assert size.total == len(tree)
-        assert size.visual == len(made.tokens)
-        assert size.targets == tuple(len(tree.tree.tokens[target.node]) for target in made.lesson.targets)
+        made = maker.example("rows", row, row.video_path(folder / "data"))
+        assert size.total == made.tokens
+        assert size.visual == int(made.prompt.trunk.visual.sum())
+        assert size.targets == tuple(map(len, made.targets.values()))
 
 
 @pytest.mark.parametrize(
@@ -150,10 +148,10 @@ def test_the_tokens_are_those_of_training(folder: Path) -> None:
         (["key_elements", "answer"], {"key_element_retrieval": 1.0, "accuracy": 1.0}),
     ],
 )
-def test_the_tokens_are_those_of_queries(
+def test_the_tokens_are_those_of_grpo(
     tasks: list[str], rewards: dict[str, float], folder: Path, tmp_path: Path
 ) -> None:
-    """Of rows that hold what a query is judged by, and nothing that a cold start would be taught."""
+    """Of rows that hold what completions are judged by, and nothing that a cold start would be taught."""
     without = {"key_elements": None, "reasoning": None}
     rows = [Row.model_validate({**row.model_dump(), **without}) for row in read_rows(folder / "data" / "plain.jsonl")]
     write_rows(tmp_path / "rows.jsonl", rows)
@@ -161,15 +159,13 @@ def test_the_tokens_are_those_of_queries(
     content["video_root"] = str(folder / "data")
     recipe = parse_recipe({**content, **({"rewards": rewards} if rewards else {})}, GrpoRecipe)
     model = read_model(recipe)
-    sources = read_sources(recipe.data, recipe.fields, recipe.video_root)
+    sources = read_sources(recipe.data, recipe.row_fields, recipe.video_root)
     sizes, *_ = row_sizes(recipe, model, sources)
-    lessons = lessons_for(recipe, load_model(recipe))
-    wanted = {task: frozenset({recipe.field(task)}) for task in recipe.tasks}
-    maker = QueryMaker(lessons.encoder, lessons.reader, wanted, recipe.max_length, lessons.tokens_per_second)
+    maker = example_maker(recipe, load_model(recipe), None)
     for row, size in zip(sources[0].rows, sizes, strict=True):
-        query = maker.example("rows", row, row.video_path(folder / "data"))
-        assert list(query.prefixes) == [task for task in recipe.tasks if recipe.field(task) in row.tasks()]
-        assert (size.total, size.visual, size.targets) == (query.tokens, int(query.trunk.visual.sum()), ())
+        made = maker.example("rows", row, row.video_path(folder / "data"))
+        assert list(made.prompt.prefixes) == usable_tasks(row, recipe.row_fields) != []
+        assert (size.total, size.visual, size.targets) == (made.tokens, int(made.prompt.trunk.visual.sum()), ())
     assert "6 usable" in dry_run_report(recipe, Hardware())
 
 
@@ -178,10 +174,11 @@ def test_activations_are_what_autograd_keeps(folder: Path, tmp_path: Path, famil
     """Counted tensor by tensor."""
     checkpoint = load_checkpoint(make_model(tmp_path / "model", family), "cpu")
     recipe = recipe_for(folder)
-    lessons = replace(lessons_for(recipe, checkpoint), tokens_per_second=checkpoint.tokens_per_second)
-    row = read_sources(recipe.data, recipe.tasks, recipe.video_root)[0].rows[0]
-    example = lessons.example("rows", row, row.video_path(folder / "data"))
-    batch = Collator(lessons.encoder, lessons.reader)([example] * 4)
+    maker = example_maker(recipe, checkpoint, recipe.max_target_length)
+    row = read_sources(recipe.data, recipe.row_fields, recipe.video_root)[0].rows[0]
+    example = maker.example("rows", row, row.video_path(folder / "data"))
+    batch = target_batch([example] * 4, checkpoint.encoder.pad_id)
+    clips = batch.clip_inputs([example.patches] * 4)
     known = {p.untyped_storage().data_ptr() for p in checkpoint.model.parameters()}
     kept: dict[int, Any] = {}
 
@@ -192,9 +189,10 @@ def test_activations_are_what_autograd_keeps(folder: Path, tmp_path: Path, famil
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        target_nats(checkpoint.model.train(), batch).mean()
+        token_log_probs(checkpoint.model.train(), batch, clips).mean()
     found = sum(storage.nbytes() for storage in kept.values())
-    step = StepShape(4, len(example.lesson.trees[0]), len(example.tokens), len(batch["labels"]) // 4)
+    visual = int(example.prompt.trunk.visual.sum())
+    step = StepShape(4, example.tokens, visual, len(batch.labels) // 4)
     memory = estimate(checkpoint.model, recipe, ONE_GPU, step)
     # Of the logits' memory only the log-softmax is kept; the rest comes and goes.
     assert memory["activations"] + memory["logits"] / 5 == pytest.approx(found, rel=0.1)
@@ -249,7 +247,7 @@ def test_logits_are_planned_for_in_the_chunks_that_training_computes() -> None:
 def test_the_largest_batch_fits_and_one_more_does_not(folder: Path) -> None:
     recipe = recipe_for(folder)
     model = read_model(recipe)
-    sizes, *_ = row_sizes(recipe, model, read_sources(recipe.data, recipe.tasks, recipe.video_root))
+    sizes, *_ = row_sizes(recipe, model, read_sources(recipe.data, recipe.row_fields, recipe.video_root))
 
     def largest(device_gb: float, **changes: Any) -> int:
         return largest_batch(recipe_for(folder, **changes), Hardware(device_gb=device_gb), model.network, sizes)
@@ -337,7 +335,7 @@ def test_missing_held_out_rows_are_named(folder: Path) -> None:
 def test_the_longest_row_holds_every_row(folder: Path) -> None:
     recipe = recipe_for(folder)
     model = read_model(recipe)
-    sizes, *_ = row_sizes(recipe, model, read_sources(recipe.data, recipe.tasks, recipe.video_root))
+    sizes, *_ = row_sizes(recipe, model, read_sources(recipe.data, recipe.row_fields, recipe.video_root))
     longest = longest_row(recipe, model)
     assert longest.visual == max(size.visual for size in sizes)
     assert longest.text > max(size.text for size in sizes)

@@ -18,12 +18,12 @@ from transformers import TrainerCallback
 from tests.training import killed
 from tests.training.toy import make_data, make_model, recipe_content
 from videoreasoner.errors import TrainingError
-from videoreasoner.training.cold_start import ColdStartTrainer, train_cold_start
+from videoreasoner.training.cold_start import prepare_cold_start, train_cold_start
 from videoreasoner.training.data.dataset import ExampleBatch
 from videoreasoner.training.data.sources import Skipped
 from videoreasoner.training.recipe import ColdStartRecipe, parse_recipe
 from videoreasoner.training.runtime.folder import RunFolder
-from videoreasoner.training.runtime.setup import carry_out, prepare, progress
+from videoreasoner.training.runtime.setup import train as train_run
 
 # A server that has torch loaded, from which each run is a fresh process.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -201,7 +201,7 @@ def test_a_video_that_was_mended_is_no_longer_listed(folder: Path, tmp_path: Pat
 
 def stopped(content: dict[str, Any], step: int) -> None:
     """Train up to a step, and stop there as a run does that is killed."""
-    trainer = ColdStartTrainer(run := prepare(parse_recipe(content, ColdStartRecipe)), progress(run))
+    trainer = prepare_cold_start(parse_recipe(content, ColdStartRecipe))
 
     class Stop(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -210,7 +210,7 @@ def stopped(content: dict[str, Any], step: int) -> None:
 
     trainer.add_callback(Stop())
     with pytest.raises(KeyboardInterrupt):
-        carry_out(trainer)
+        train_run(trainer)
 
 
 def test_lines_of_the_metrics_are_whole_whenever_a_run_stops(folder: Path, tmp_path: Path) -> None:

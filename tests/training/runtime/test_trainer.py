@@ -21,7 +21,7 @@ from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.rows import read_rows
 from videoreasoner.tasks import EVENT_TOKENS, Task
 from videoreasoner.training import cold_start
-from videoreasoner.training.cold_start import ColdStartTrainer, train_cold_start
+from videoreasoner.training.cold_start import prepare_cold_start, train_cold_start
 from videoreasoner.training.data.sources import Skipped
 from videoreasoner.training.planning.dry_run import Hardware, dry_run_report
 from videoreasoner.training.recipe import ColdStartRecipe, loses_updates, parse_recipe
@@ -29,7 +29,6 @@ from videoreasoner.training.runtime import setup as start
 from videoreasoner.training.runtime.adapters import UNQUANTISED
 from videoreasoner.training.runtime.arguments import check_launch, training_arguments
 from videoreasoner.training.runtime.folder import RunFolder
-from videoreasoner.training.runtime.setup import prepare
 from videoreasoner.training.runtime.setup import train as train_run
 
 FAMILIES = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
@@ -118,9 +117,7 @@ def test_training_lowers_the_loss(folder: Path, tmp_path: Path) -> None:
 def test_what_is_not_finite_stops_before_the_weights_change(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    recipe = parse_recipe(content_for(folder, tmp_path / "out"), ColdStartRecipe)
-    run = prepare(recipe, False, recipe.max_target_length)
-    trainer = ColdStartTrainer(run)
+    trainer = prepare_cold_start(parse_recipe(content_for(folder, tmp_path / "out"), ColdStartRecipe))
     log_probs, calls = cold_start.token_log_probs, [0]
 
     class Poison(torch.autograd.Function):
@@ -145,7 +142,7 @@ def test_what_is_not_finite_stops_before_the_weights_change(
     assert str(caught.value).count("synthetic-train") == 2
     monkeypatch.undo()
     train(content_for(folder, tmp_path / "straight"))
-    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+    assert all(torch.isfinite(p).all() for p in trainer.run.model.parameters())
     assert [line["loss"] for line in metrics(tmp_path / "out")] == [
         line["loss"] for line in metrics(tmp_path / "straight")[:3]
     ]
@@ -266,11 +263,11 @@ def test_bfloat16_weights_are_trained_where_float32_ones_stand_beside_them_alone
     content = content_for(folder, tmp_path / "out", dtype="bfloat16")
     recipe = parse_recipe(content, ColdStartRecipe)
     with pytest.raises(SettingError, match=r"lose most updates .*zero2\.yaml"):
-        prepare(recipe)
+        prepare_cold_start(recipe)
     assert not (tmp_path / "out").exists()
     for strategy, refused in (("ddp", True), ("zero2", False), ("fsdp2", False)):
         assert ("CANNOT RUN" in dry_run_report(recipe, Hardware(strategy=strategy))) == refused
-    assert prepare(parse_recipe({**content, "lora": {"r": 4}}, ColdStartRecipe))
+    assert prepare_cold_start(parse_recipe({**content, "lora": {"r": 4}}, ColdStartRecipe))
     assert not loses_updates(recipe, is_split=True)
 
 
@@ -302,7 +299,7 @@ def test_adapters_that_fsdp_cannot_split_are_refused(
         assert ("its output layer is its embedding" in dry_run_report(recipe, Hardware(strategy=strategy))) == refused
     monkeypatch.setattr(start, "has_fsdp", lambda args: True)
     with pytest.raises(SettingError, match="its output layer is its embedding"):
-        prepare(recipe)
+        prepare_cold_start(recipe)
 
 
 def test_fields_of_transformers_that_we_set_can_be_set_otherwise(folder: Path, tmp_path: Path) -> None:

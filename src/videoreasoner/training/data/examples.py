@@ -21,6 +21,7 @@ from videoreasoner.scoring import reference_events
 from videoreasoner.spans import Span
 from videoreasoner.tasks import LETTERS, Task, event_text, key_elements_text, thought_text
 from videoreasoner.training.data.frames import ClipReader
+from videoreasoner.training.data.sources import RowFields, usable_tasks
 from videoreasoner.video.patches import Patches, patchify
 
 
@@ -71,7 +72,7 @@ class ExampleMaker:
 
     encoder: PromptEncoder
     reader: ClipReader
-    tasks: Mapping[Task, frozenset[Task]]
+    tasks: RowFields
     max_length: int
     max_target_length: int | None
     tokens_per_second: float | None
@@ -85,7 +86,7 @@ class ExampleMaker:
         question = self.encoder.question(row.question, row.options or ())
         with self.reader.open(video) as opened:
             duration_s = opened.facts.duration_s
-            prefixes, targets = self.texts(row, duration_s)
+            prefixes, targets = prefixes_and_targets(row, self.tasks, self.encoder, duration_s, self.max_target_length)
             clip = opened.read(self.max_length, text_length(question, {**prefixes, **targets}, self.encoder))
         tokens = clip.tokens(self.reader.patches, self.tokens_per_second)
         return Example(
@@ -100,22 +101,6 @@ class ExampleMaker:
             reaches_beyond(row, duration_s),
             clip.is_reduced,
         )
-
-    def texts(self, row: Row, duration_s: float) -> tuple[dict[Task, tuple[int, ...]], dict[Task, tuple[int, ...]]]:
-        """Token ids of the given prefix, and of the target, of each task that the row supports.
-
-        Raises:
-            RowError: the row supports no task, its event lies outside the video, or a target is too long.
-        """
-        supported = [task for task, fields in self.tasks.items() if fields & row.tasks()]
-        if not supported:
-            raise RowError(f"supports none of the tasks {', '.join(self.tasks)}")
-        if self.max_target_length is not None:
-            texts = target_texts(row, supported, self.encoder, duration_s)
-            return {}, target_ids(texts, self.encoder, self.max_target_length)
-        if row.event is not None and not reference_events(row, duration_s):
-            raise RowError(f"its event has no length inside the video, which ends at {duration_s:g} s")
-        return {task: self.encoder.prefix(task) for task in supported}, {}
 
     def dummy(self) -> Example:
         """The smallest example, without targets: two black frames and a full stop.
@@ -132,6 +117,27 @@ class ExampleMaker:
         )
         black = patchify(torch.zeros(2, 3, side, side, dtype=torch.uint8), self.reader.patches)
         return Example("", Row(id="dummy", video="none", question="."), "", 1.0, prompt, black)
+
+
+def prefixes_and_targets(
+    row: Row, tasks: RowFields, encoder: PromptEncoder, duration_s: float, max_target_length: int | None
+) -> tuple[dict[Task, tuple[int, ...]], dict[Task, tuple[int, ...]]]:
+    """Token ids of the given prefix, or of the target, of each task that a row supports.
+
+    Args:
+        tasks, max_target_length: see `ExampleMaker`.
+
+    Raises:
+        RowError: the row supports no task, its event lies outside the video, or a target is too long.
+    """
+    supported = usable_tasks(row, tasks)
+    if not supported:
+        raise RowError(f"supports none of the tasks {', '.join(tasks)}")
+    if max_target_length is not None:
+        return {}, target_ids(target_texts(row, supported, encoder, duration_s), encoder, max_target_length)
+    if row.event is not None and not reference_events(row, duration_s):
+        raise RowError(f"its event has no length inside the video, which ends at {duration_s:g} s")
+    return {task: encoder.prefix(task) for task in supported}, {}
 
 
 def longest_event(row: Row, duration_s: float) -> Span | None:

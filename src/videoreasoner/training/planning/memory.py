@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from videoreasoner.errors import SettingError
-from videoreasoner.training.grpo.leaf_batch import tokens_at_once
+from videoreasoner.models.tree_batch import tokens_at_once
 from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.recipe import Lora, Recipe
 from videoreasoner.training.runtime.adapters import UNQUANTISED

@@ -12,15 +12,14 @@ import numpy as np
 
 from videoreasoner.errors import QuestionError, RowError, SettingError, VideoError
 from videoreasoner.rows import Row
-from videoreasoner.training.data.examples import completions, target_texts, text_length
-from videoreasoner.training.data.frames import ClipReader, VideoFacts, plan_within, tokens_a_pair
-from videoreasoner.training.data.queries import asked
-from videoreasoner.training.data.sampler import RowOrder, steps_in_all
+from videoreasoner.training.data.examples import prefixes_and_targets, text_length
+from videoreasoner.training.data.frames import ClipReader, VideoFacts, plan_within, tokens_per_pair
+from videoreasoner.training.data.sampler import RowSampler, total_steps
 from videoreasoner.training.data.sources import Rows, Skipped, read_source, read_sources
 from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.planning.model import PlannedModel
 from videoreasoner.training.recipe import Recipe
-from videoreasoner.training.runtime.samples import read_held_out
+from videoreasoner.training.runtime.held_out import read_held_out
 from videoreasoner.video.sampling import PAIR
 
 # More rows would add nothing, and every video has to be opened.
@@ -86,8 +85,8 @@ class PlannedData:
             return recipe.max_steps
         if self.assumed is not None:
             return None
-        order = RowOrder([len(rows) for rows in self.sources], [rows.weight for rows in self.sources], recipe.seed)
-        steps = steps_in_all(recipe.num_train_epochs, order.epoch_rows, step_rows)
+        sampler = RowSampler([len(rows) for rows in self.sources], [rows.weight for rows in self.sources], recipe.seed)
+        steps = total_steps(recipe.num_train_epochs, sampler.epoch_rows, step_rows)
         # Epochs count batches of rows, and GRPO may learn from each of them several times.
         return steps * recipe.num_iterations if isinstance(recipe, GrpoRecipe) else steps
 
@@ -106,9 +105,9 @@ def read_data(recipe: Recipe, model: PlannedModel) -> PlannedData:
     if not missing:
         read_held_out(recipe, needs_videos=False)
     if is_complete:
-        sources = read_sources(there, recipe.fields, recipe.video_root, needs_videos=False)
+        sources = read_sources(there, recipe.row_fields, recipe.video_root, needs_videos=False)
     else:
-        sources = [read_source(source, recipe.fields, recipe.video_root) for source in there]
+        sources = [read_source(source, recipe.row_fields, recipe.video_root) for source in there]
     sizes, opened, refused = row_sizes(recipe, model, sources) if any(sources) else ([], 0, [])
     return PlannedData(missing, sources, sizes, opened, refused, None if is_complete else longest_row(recipe, model))
 
@@ -148,8 +147,8 @@ def row_sizes(recipe: Recipe, model: PlannedModel, sources: Sequence[Rows]) -> t
         video = row.video_path(source.video_root)
         try:
             try:
-                with reader.video_file(video) as video_file:
-                    facts = video_file.facts
+                with reader.open(video) as opened_video:
+                    facts = opened_video.facts
                 opened += 1
             except VideoError:
                 if os.path.exists(video):
@@ -175,17 +174,11 @@ def _assumed_facts(model: PlannedModel, row: Row) -> VideoFacts:
 
 def _row_size(recipe: Recipe, model: PlannedModel, row: Row, facts: VideoFacts) -> RowSize:
     encoder = model.encoder
-    targets: tuple[int, ...] = ()
-    if isinstance(recipe, GrpoRecipe):
-        wanted = {task: frozenset({recipe.field(task)}) for task in recipe.tasks}
-        question, behind = asked(row, wanted, encoder, facts.duration_s)
-    else:
-        question = encoder.question(row.question, row.options or ())
-        texts = target_texts(row, recipe.tasks, encoder, facts.duration_s)
-        behind = completions(texts, encoder, recipe.max_target_length)
-        targets = tuple(map(len, behind.values()))
-    text = text_length(question, behind, encoder)
+    question = encoder.question(row.question, row.options or ())
+    longest = None if isinstance(recipe, GrpoRecipe) else recipe.max_target_length
+    prefixes, targets = prefixes_and_targets(row, recipe.row_fields, encoder, facts.duration_s, longest)
+    text = text_length(question, {**prefixes, **targets}, encoder)
     plan = plan_within(facts, model.settings.sampling, model.patches, recipe.max_length - text)
     if plan is None:
         raise RowError(f"row {row.id}: no room for frames")
-    return RowSize(len(plan) * tokens_a_pair(facts, model.patches), text, targets)
+    return RowSize(len(plan) * tokens_per_pair(facts, model.patches), text, tuple(map(len, targets.values())))
