@@ -37,7 +37,6 @@ UNTESTED = [
     "cli.options",
     "cli.synthetic",
     "cli.text",
-    "errors",
     "training.data.examples",
     "training.data.frames",
     "training.data.sources",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,12 @@ def test_the_site_builds_strictly_and_nothing_in_it_needs_the_network(tmp_path: 
         text = file.read_text(encoding="utf-8")
         assert 'src="http' not in text, file
         assert 'rel="stylesheet" href="http' not in text, file
+
+
+def test_the_map_for_contributors_names_places_that_exist() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = page.split("## To change X, open Y")[1].split("\n## ")[0]
+    places = re.findall(r"`([\w/]+(?:\.py|/))`", "".join(line for line in table.splitlines() if line.startswith("| ")))
+    assert len(places) > 20
+    missing = [p for p in places if not (ROOT / "src/videoreasoner" / p).exists() and not (ROOT / p).exists()]
+    assert not missing
