@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         save(state, path, *arguments, **named)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(TrainingError, match=r"step 4: the checkpoint cannot be saved .*checkpoint-2 is whole"):
+    with pytest.raises(TrainingError, match=r"step 4: the checkpoint cannot be saved .*checkpoint-2 is complete"):
         train(content)
     folder_ = RunFolder(tmp_path / "out")
     assert [path.name for path in folder_.checkpoints()] == ["checkpoint-2"]
