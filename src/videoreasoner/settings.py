@@ -1,4 +1,4 @@
-"""Settings: what a checkpoint's weights do not say, saved beside them in `videoreasoner.json`."""
+"""Settings: how a checkpoint is used, saved beside its weights in `videoreasoner.json`."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    frame_budget: int = Field(64, ge=2, description="most frames a pass may look at")
-    sparse_rate_fps: float = Field(2.0, gt=0, description="most frames a second, whole video")
-    dense_share: float = Field(0.5, ge=0, le=1, description="share of the budget for key spans")
-    dense_rate_fps: float = Field(6.0, gt=0, description="most frames a second in key spans")
+    frame_budget: int = Field(64, ge=2, description="most frames that a pass looks at")
+    sparse_rate_fps: float = Field(2.0, gt=0, description="most frames per second over the whole video")
+    dense_share: float = Field(0.5, ge=0, le=1, description="share of the frame budget for key spans, 0 to 1")
+    dense_rate_fps: float = Field(6.0, gt=0, description="most frames per second in key spans")
     sparse_seek: Literal["exact", "keyframe"] = Field(
-        "exact", description="sparse frames at even times, or on the key frames nearest to them, which cost far less"
+        "exact",
+        description="exact: sparse frames at even times; keyframe: on the nearest key frames, which is much faster",
     )
     keyframe_width_s: float = Field(2.0, gt=0, description="seconds of video around a keyframe")
-    min_pixels: int = Field(128 * 28 * 28, ge=1, description="least area of a resized frame")
-    max_pixels: int = Field(256 * 28 * 28, ge=1, description="largest area of a resized frame")
+    min_pixels: int = Field(128 * 28 * 28, ge=1, description="smallest area of a resized frame, in pixels")
+    max_pixels: int = Field(256 * 28 * 28, ge=1, description="largest area of a resized frame, in pixels")
     encoder: str | None = Field(
-        None, description='text-image encoder that finds keyframes; null or "none": the event alone is used'
+        None, description="text-image encoder that finds keyframes; none: the event alone is used"
     )
-    retrieval_rate_fps: float = Field(1.0, gt=0, description="frames a second that it looks at")
-    retrieval_max_frames: int = Field(768, ge=1, description="most frames that it looks at")
+    retrieval_rate_fps: float = Field(1.0, gt=0, description="frames per second that the encoder looks at")
+    retrieval_max_frames: int = Field(768, ge=1, description="most frames that the encoder looks at")
     retrieval_segment_frames: int = Field(1, ge=1, description="frames averaged into a segment")
-    max_key_elements: int = Field(8, ge=0, description="key elements that are looked for")
-    max_new_tokens: int = Field(128, ge=1, description="longest completion of a branch, in tokens")
-    # As long as GRPO's completions in the published scripts.
+    max_key_elements: int = Field(8, ge=0, description="most key elements that are looked for")
+    max_new_tokens: int = Field(128, ge=1, description="longest completion of a task, in tokens")
+    # The length of GRPO's completions in the published scripts.
     max_thought_tokens: int = Field(768, ge=1, description="longest reasoning with its answer, in tokens")
     prompts: Prompts = Prompts()
     training: dict[str, Any] = Field(default_factory=dict, description="how it was trained")
@@ -64,7 +65,7 @@ class Settings(BaseModel):
         return self.model_dump(exclude={"prompts", "training"})
 
     def changed(self, **values: Any) -> Settings:
-        """A copy with some values replaced; those given as None stay.
+        """A copy with some values replaced; a value of None is left as it is.
 
         Raises:
             SettingError: a name is unknown or a value makes no sense.

@@ -83,7 +83,7 @@ class Loading:
         self,
         model: str = "tiny",
         *,
-        encoder: str | None,
+        encoder: str | None = None,
         device: str,
         constrain_event: bool,
         video_time_limit_s: float = 300.0,
@@ -269,13 +269,13 @@ def test_batch_answers_rows_and_goes_on(run: Run, video_file: Path, loading: Loa
     last = first.err.splitlines()[-1]
     assert last.startswith("answering: 3 of 3 (100 %), ")
     assert last.endswith("0:00 left")
-    assert "3 answered, 0 were there already, 0 failed" in first.out
+    assert "3 answered, 0 had an answer already, 0 failed" in first.out
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert [record["id"] for record in records] == ["0", "1", "2"]
     assert {record["mode"] for record in records} == {"direct"}
     again = run(*arguments)
     assert (again.code, again.err) == (0, "")
-    assert "0 answered, 3 were there already" in again.out
+    assert "0 answered, 3 had an answer already" in again.out
 
 
 def test_a_batch_with_failures_says_how_many(run: Run, video_file: Path, loading: Loading, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_batch_with_failures_says_how_many(run: Run, video_file: Path, loading
     assert result.code == 2
     assert "1 row" in result.err.splitlines()[-1]
     assert str(out) in result.err.splitlines()[-1]
-    assert result.out.splitlines()[-1].endswith("1 answered, 0 were there already, 1 failed")
+    assert result.out.splitlines()[-1].endswith("1 answered, 0 had an answer already, 1 failed")
 
 
 def test_doctor_examines_and_asks_the_shipped_model(run: Run) -> None:
@@ -409,6 +409,8 @@ def test_videos_that_can_be_looked_at_are_answered(run: Run, tmp_path: Path, loa
         (["What?", "a third word"], "third"),
         (["What?", "--frame-budget", "many"], "--frame-budget"),
         (["What?", "--frame-budget", "1"], "frame_budget"),
+        (["What?", "--set", "max_pixel=1"], "did you mean max_pixels?"),
+        (["What?", "--set", "max_pixels=few"], "max_pixels"),
         (["What?", "--dense-share", "1.5"], "dense_share"),
         (["What?", "--dense-share", "nan"], "dense_share"),
         (["What?", "--dense-rate-fps", "0"], "dense_rate_fps"),
@@ -515,7 +517,7 @@ def test_a_full_disk_behind_the_output_is_one_line() -> None:
         command = [sys.executable, "-m", "videoreasoner", "--version"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert done.stderr == ("error: the output cannot be written (No space left on device); send it to another place\n")
+    assert done.stderr == ("error: the output cannot be written (No space left on device); send it somewhere else\n")
 
 
 def test_bad_input_in_a_process_of_its_own_is_one_line(tmp_path: Path) -> None:

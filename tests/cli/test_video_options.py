@@ -44,7 +44,7 @@ def test_sparse_seek_reaches_the_frames(video_file: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--sparse-seek", "nearest"), "sparse_seek"),
+        (("--sparse-seek", "nearest"), "--sparse-seek"),
         (("--video-time-limit", "0"), "time limit"),
         (("--video-time-limit", "nan"), "time limit"),
     ],

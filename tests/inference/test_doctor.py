@@ -24,7 +24,7 @@ def _tiny() -> Reasoner:
 
 
 def test_the_extras_are_those_of_the_project() -> None:
-    assert set(EXTRAS) == set(PROJECT["optional-dependencies"]) - {"dev"}
+    assert set(EXTRAS) == set(PROJECT["optional-dependencies"]) - {"dev", "docs"}
 
 
 def test_versions_are_those_that_run() -> None:

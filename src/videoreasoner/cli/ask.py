@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from videoreasoner.cli.options import (
-    DenseRateOption,
-    DenseShareOption,
+    COMMON_SETTINGS,
     DeviceOption,
-    EncoderOption,
-    FrameBudgetOption,
-    FreeEventOption,
-    KeyframeWidthOption,
     ModelOption,
     ModeOption,
-    SparseRateOption,
-    SparseSeekOption,
     VideoTimeLimitOption,
     load_reasoner,
+    takes_settings,
 )
 from videoreasoner.errors import QuestionError, RowError, SettingError
 
@@ -30,6 +24,7 @@ if TYPE_CHECKING:
     from videoreasoner.rows import Row
 
 
+@takes_settings(*COMMON_SETTINGS)
 def ask(
     video: Annotated[str | None, typer.Argument(help="A video file or URL.")] = None,
     question: Annotated[str | None, typer.Argument(help="What you want to know.")] = None,
@@ -43,26 +38,25 @@ def ask(
         Path | None, typer.Option("--report", help="Write the answer with its evidence as an HTML page.")
     ] = None,
     true_answer: Annotated[
-        str | None, typer.Option("--true-answer", help="The right answer, for the page to compare.")
+        str | None, typer.Option("--true-answer", help="The right answer, which the page shows beside the answer.")
     ] = None,
     true_event: Annotated[
-        tuple[float, float] | None, typer.Option("--true-event", help="When it happens: two times in seconds.")
+        tuple[float, float] | None, typer.Option("--true-event", help="The true event: start and end in seconds.")
     ] = None,
     batch: Annotated[Path | None, typer.Option("--batch", help="Rows to answer, JSON lines; needs --out.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Answers, JSON lines; a killed run goes on there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Answers, JSON lines; the same command continues a killed run.")
+    ] = None,
     video_root: Annotated[
         Path | None, typer.Option("--video-root", help="Folder of the videos named in the rows.")
     ] = None,
-    encoder: EncoderOption = None,
-    frame_budget: FrameBudgetOption = None,
-    sparse_rate_fps: SparseRateOption = None,
-    dense_share: DenseShareOption = None,
-    dense_rate_fps: DenseRateOption = None,
-    keyframe_width_s: KeyframeWidthOption = None,
-    sparse_seek: SparseSeekOption = None,
-    video_time_limit: VideoTimeLimitOption = 300.0,
-    free_event: FreeEventOption = False,
+    free_event: Annotated[
+        bool, typer.Option("--free-event", help="Decode the event without its grammar, to measure parsing.")
+    ] = False,
     device: DeviceOption = "auto",
+    video_time_limit: VideoTimeLimitOption = 300.0,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Answer a question about a video and show the evidence.
 
@@ -77,27 +71,19 @@ def ask(
     if report is None and (true_answer is not None or true_event is not None):
         raise SettingError("--true-answer and --true-event go with --report")
     # Checked before a model is loaded: a typing mistake should not cost a minute.
-    _check_before_loading(mode, video, question, option, batch, video_time_limit)
+    _check_before_loading(video, question, option, batch, video_time_limit)
     truth = None
     if report is not None and video is not None and question is not None:
         _check_report(report, video)
         truth = _truth(video, question, option, true_answer, true_event)
     reasoner = load_reasoner(
-        model,
-        device,
-        encoder,
-        free_event,
-        frame_budget=frame_budget,
-        sparse_rate_fps=sparse_rate_fps,
-        dense_share=dense_share,
-        dense_rate_fps=dense_rate_fps,
-        keyframe_width_s=keyframe_width_s,
-        sparse_seek=sparse_seek,
-        video_time_limit_s=video_time_limit,
+        model, device, free_event=free_event, video_time_limit_s=video_time_limit, settings=settings
     )
     if batch is not None and out is not None:
         _answer_batch(reasoner, batch, out, mode, video_root)
         return
+    assert video is not None
+    assert question is not None
     answer = reasoner.ask(video, question, option or (), mode)
     if as_json:
         typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
@@ -139,13 +125,13 @@ def _truth(
 
 
 def _check_before_loading(
-    mode: str,
     video: str | None,
     question: str | None,
     option: list[str] | None,
     batch: Path | None,
     video_time_limit: float,
 ) -> None:
+    from videoreasoner.inference.query import Query
     from videoreasoner.rows import read_rows_lenient
     from videoreasoner.video.isolated.file import GuardedVideoFile, check_time_limit
 
@@ -154,9 +140,6 @@ def _check_before_loading(
         GuardedVideoFile(video, video_time_limit).close()
     if batch is not None:
         read_rows_lenient(batch)
-    from videoreasoner.inference.query import Query, check_mode
-
-    check_mode(mode)
     if question is not None:
         Query(question, tuple(option or ()))
 
@@ -167,7 +150,7 @@ def _answer_batch(reasoner: Reasoner, rows: Path, out: Path, mode: str, video_ro
 
     with ProgressBar("answering") as progress:
         result = answer_rows(reasoner, rows, out, mode=mode, video_root=video_root, progress=progress)
-    typer.echo(f"{out}: {result.answered} answered, {result.resumed} were there already, {result.failed} failed")
+    typer.echo(f"{out}: {result.answered} answered, {result.resumed} had an answer already, {result.failed} failed")
     if result.failed:
         raise RowError(
             f"{out}: {result.failed} row(s) could not be answered; their records say why, "

@@ -1,4 +1,4 @@
-"""`videoreasoner demo`: a video that is made here and now, asked about by the model that ships."""
+"""`videoreasoner demo`: makes a video and asks the shipped model about it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from videoreasoner.cli.options import ModelOption, load_reasoner
 
-# The model sees 32x32 pixels; people like to see more.
+# Pixels. The model sees 32x32, but people like to see more.
 _SIZE = 240
 
 
@@ -18,7 +18,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the video and the answers.")] = Path(
         "videoreasoner-demo"
     ),
-    seed: Annotated[int, typer.Option(help="Another seed makes another video.")] = 13,
+    seed: Annotated[int, typer.Option(help="Seed of the video.")] = 13,
     model: ModelOption = "tiny",
 ) -> None:
     """Make a video, ask about something that shows for half a second, and write the evidence as pages."""
@@ -27,13 +27,13 @@ def demo(
     from videoreasoner.inference.report.page import write_report
     from videoreasoner.synthetic.videos import VideoSettings, make_videos
 
-    # A folder for each seed, so that nothing that is in the folder already has to make room.
+    # A folder for each seed, so that nothing has to be replaced.
     folder = out / f"seed-{seed}"
     typer.echo(f"Making a video of one minute in {folder} ...")
     [plain, detail] = make_videos(folder, 1, VideoSettings(seed=seed, subset="held_out", size=_SIZE))
     video = detail.video_path(folder)
     typer.echo(f"Loading the model {model} ...\n")
-    reasoner = load_reasoner(model, "auto", None, free_event=False)
+    reasoner = load_reasoner(model)
     pages = []
     for row in (plain, detail):
         query = Query(row.question, tuple(row.options or ()))

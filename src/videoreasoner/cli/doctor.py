@@ -12,11 +12,11 @@ from videoreasoner.inference.doctor import Diagnosis, Finding, diagnose
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show versions, devices and optional parts, and ask the model that ships a question. Takes about ten seconds.
+    """Show versions, devices and optional parts, and ask the shipped model a question. Takes about ten seconds.
 
     Exit code 1 when the self-check fails.
     """
-    found = diagnose(lambda: load_reasoner("tiny", "auto", None, free_event=False))
+    found = diagnose(lambda: load_reasoner("tiny"))
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else describe(found))
     if not found.ok:
         raise typer.Exit(1)

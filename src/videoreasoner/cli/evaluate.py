@@ -1,26 +1,21 @@
-"""`videoreasoner eval`: benchmarks, and comparison of runs."""
+"""`videoreasoner eval`: run benchmarks and compare runs."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from videoreasoner.cli.options import (
-    DenseRateOption,
-    DenseShareOption,
+    COMMON_SETTINGS,
     DeviceOption,
-    EncoderOption,
     EventShareOption,
     EventsOption,
-    FrameBudgetOption,
-    KeyframeWidthOption,
     ModelOption,
     ModeOption,
-    SparseRateOption,
-    SparseSeekOption,
+    takes_settings,
 )
 from videoreasoner.errors import SettingError
 
@@ -30,27 +25,30 @@ if TYPE_CHECKING:
     from videoreasoner.benchmarks.runner import BenchmarkRun
     from videoreasoner.synthetic.questions import Split
 
-app = typer.Typer(help=__doc__, rich_markup_mode=None)
+app = typer.Typer(help="Run benchmarks and compare runs.", rich_markup_mode=None)
 
-OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the run; a killed run goes on there.")]
-VideosDirOption = Annotated[Path, typer.Option("--videos-dir", help="Videos are made here, and reused.")]
-SizeOption = Annotated[int, typer.Option("--size", help="Width and height of the videos, pixels.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of the held-out videos, from 20000000 on.")]
-WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that load the model and answer.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch in each of them.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the run; the same command continues a killed run.")
+]
+VideosDirOption = Annotated[Path, typer.Option("--videos-dir", help="Folder in which videos are made and reused.")]
+SizeOption = Annotated[int, typer.Option("--size", help="Width and height of the videos, in pixels.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the held-out videos, at least 20000000.")]
+WorkersOption = Annotated[int, typer.Option("--workers", help="Number of processes that load the model and answer.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="Number of torch threads in each process.")]
 
 _VIDEOS_DIR = Path("out/eval/videos")
 _SEED = 20_261_124
 
 
 @app.command()
+@takes_settings(*COMMON_SETTINGS)
 def synthetic(
-    split: Annotated[str, typer.Option("--split", help="plain, detail or both.")] = "both",
+    split: Annotated[str, typer.Option("--split", help="Which questions: plain, detail or both.")] = "both",
     model: ModelOption = "tiny",
     mode: ModeOption = "focus",
-    videos: Annotated[int, typer.Option("--videos", help="How many.")] = 100,
-    questions: Annotated[int, typer.Option("--questions", help="About each video, of each split.")] = 1,
-    duration: Annotated[float, typer.Option("--duration", help="Length of a video, seconds.")] = 60.0,
+    videos: Annotated[int, typer.Option("--videos", help="Number of videos.")] = 100,
+    questions: Annotated[int, typer.Option("--questions", help="Questions about each video, in each split.")] = 1,
+    duration: Annotated[float, typer.Option("--duration", help="Length of a video, in seconds.")] = 60.0,
     size: SizeOption = 96,
     events: EventsOption = (1, 3),
     event_share: EventShareOption = (0.12, 0.35),
@@ -60,17 +58,12 @@ def synthetic(
     workers: WorkersOption = 1,
     threads: ThreadsOption = 1,
     device: DeviceOption = "auto",
-    encoder: EncoderOption = None,
-    frame_budget: FrameBudgetOption = None,
-    sparse_rate_fps: SparseRateOption = None,
-    dense_share: DenseShareOption = None,
-    dense_rate_fps: DenseRateOption = None,
-    keyframe_width_s: KeyframeWidthOption = None,
-    sparse_seek: SparseSeekOption = None,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Ask a model about held-out synthetic videos, score the answers, print a table with 95 % intervals.
 
-    The same command goes on where a killed one stopped, and does nothing twice.
+    The same command continues a killed run and repeats nothing.
 
     Example: videoreasoner eval synthetic --split detail --mode direct
     """
@@ -80,15 +73,6 @@ def synthetic(
     from videoreasoner.synthetic.world import WorldSettings
     from videoreasoner.utils.progress import ProgressBar
 
-    settings = {
-        "encoder": encoder,
-        "frame_budget": frame_budget,
-        "sparse_rate_fps": sparse_rate_fps,
-        "dense_share": dense_share,
-        "dense_rate_fps": dense_rate_fps,
-        "keyframe_width_s": keyframe_width_s,
-        "sparse_seek": sparse_seek,
-    }
     candidate = LocalCandidate(model, device, threads, settings)
     splits = _splits(split)
     _check(candidate, mode, workers)
@@ -103,15 +87,16 @@ def synthetic(
 
 
 @app.command()
+@takes_settings(*COMMON_SETTINGS)
 def needle(
     model: ModelOption = "tiny",
     length: Annotated[
-        list[float] | None, typer.Option("--length", help="Of the videos, seconds; repeat, rising.")
+        list[float] | None, typer.Option("--length", help="Length of the videos, in seconds; repeat, rising.")
     ] = None,
     detail: Annotated[
-        list[float] | None, typer.Option("--detail", help="How long a detail shows, seconds; repeat, rising.")
+        list[float] | None, typer.Option("--detail", help="How long a detail shows, in seconds; repeat, rising.")
     ] = None,
-    videos: Annotated[int, typer.Option("--videos", help="For each length and detail.")] = 10,
+    videos: Annotated[int, typer.Option("--videos", help="Number of videos for each length and detail.")] = 10,
     size: SizeOption = 96,
     seed: SeedOption = _SEED,
     out: OutOption = None,
@@ -119,10 +104,10 @@ def needle(
     workers: WorkersOption = 1,
     threads: ThreadsOption = 1,
     device: DeviceOption = "auto",
-    encoder: EncoderOption = None,
-    frame_budget: FrameBudgetOption = None,
+    *,
+    settings: dict[str, Any],
 ) -> None:
-    """Sweep over the length of videos and the brevity of a detail, with direct and focus; write JSON and a heat map.
+    """Sweep over the length of videos and of a brief detail, with direct and focus; write JSON and a heat map.
 
     Example, a minute or so: videoreasoner eval needle --length 10 --length 60 --detail 0.2 --detail 1 --videos 4
     """
@@ -132,7 +117,7 @@ def needle(
     from videoreasoner.utils.progress import ProgressBar
 
     grid = Grid(tuple(length or LENGTHS_S), tuple(detail or DETAILS_S))
-    candidate = LocalCandidate(model, device, threads, {"encoder": encoder, "frame_budget": frame_budget})
+    candidate = LocalCandidate(model, device, threads, settings)
     _check(candidate, "focus", workers)
     folder = out or Path("out/eval") / f"needle-{Path(model).resolve().name}"
     with ProgressBar("making videos", "videos") as progress:
@@ -146,7 +131,7 @@ def needle(
 @app.command("compare")
 def compare_runs(
     run_a: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    run_b: Annotated[Path, typer.Argument(help="Folder of another over the same data.")],
+    run_b: Annotated[Path, typer.Argument(help="Folder of another run over the same data.")],
 ) -> None:
     """Print how far run B is above run A, question by question, with 95 % intervals."""
     from videoreasoner.benchmarks.compare import compare

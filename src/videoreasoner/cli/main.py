@@ -1,4 +1,4 @@
-"""The entry point: commands, and what becomes of errors.
+"""The entry point: all commands, and how errors are shown.
 
 Exit codes: 0 done, 1 a defect of this package, 2 bad input or usage (one line on stderr, no traceback).
 """
@@ -23,7 +23,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 app = typer.Typer(
     name="videoreasoner",
     help="Answer questions about videos: locate the event, look densely there, answer with evidence.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -45,7 +44,7 @@ def _print_version(wanted: bool) -> None:
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -55,11 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
-    # A file name may hold bytes that are no text; showing it must not fail.
+    # A file name may hold bytes that are not UTF-8; showing it must not fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        # --debug is accepted anywhere, also behind a command.
+        # --debug is accepted anywhere, also after a command.
         plain = [a for a in arguments if a != "--debug"] or ["--help"]
         # Commands that run commands get this function as `context.obj`, so that imports point one way.
         code = app(plain, prog_name="videoreasoner", standalone_mode=False, obj=main)
@@ -70,11 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
         print("error: " + " ".join(text.split()), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        # Of a stream, which has no name: a full disk behind `> answer.txt`.
+        # A stream has no file name: this is a full disk behind `> answer.txt`.
         if debug or error.filename is not None or error.errno not in _FULL:
             raise
-        print(f"error: the output cannot be written ({error.strerror}); send it to another place", file=sys.stderr)
-        # What is left in the buffer would be tried, and fail, once more.
+        print(f"error: the output cannot be written ({error.strerror}); send it somewhere else", file=sys.stderr)
+        # Otherwise Python would try to write the rest of the buffer, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):

@@ -1,57 +1,138 @@
-"""Options that several commands share, and loading a reasoner from them."""
+"""Options that several commands share. Those for `Settings` are made from its fields."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from videoreasoner.errors import SettingError
+from videoreasoner.inference.query import Mode
+from videoreasoner.settings import Settings
+
+if TYPE_CHECKING:
+    from videoreasoner.inference.reasoner import Reasoner
+
 ModelOption = Annotated[str, typer.Option("--model", help="A shipped model, a checkpoint folder or a Hugging Face id.")]
 ModeOption = Annotated[
-    str,
+    Mode,
     typer.Option(
         "--mode", help="focus: locate, look densely, answer. direct: one pass. think: one pass, reason in text."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="A torch device, or auto.")]
-EncoderOption = Annotated[
-    str | None,
-    typer.Option("--encoder", help="Text-image encoder for keyframes; none switches it off."),
-]
-FrameBudgetOption = Annotated[int | None, typer.Option("--frame-budget", help="Most frames a pass looks at.")]
-SparseRateOption = Annotated[
-    float | None, typer.Option("--sparse-rate-fps", help="Most frames a second over the whole video.")
-]
-SparseSeekOption = Annotated[
-    str | None,
-    typer.Option("--sparse-seek", help="exact: sparse frames at even times. keyframe: on key frames, faster."),
-]
 VideoTimeLimitOption = Annotated[
     float, typer.Option("--video-time-limit", help="Seconds after which a decoder that hangs is stopped.")
 ]
-DenseShareOption = Annotated[
-    float | None, typer.Option("--dense-share", help="Share of the frames for key spans, 0 to 1.")
-]
-DenseRateOption = Annotated[float | None, typer.Option("--dense-rate-fps", help="Most frames a second in key spans.")]
-KeyframeWidthOption = Annotated[
-    float | None, typer.Option("--keyframe-width-s", help="Seconds of video around a keyframe.")
-]
-FreeEventOption = Annotated[
-    bool,
-    typer.Option("--free-event", help="Decode the event without its grammar, to measure parsing."),
-]
 EventsOption = Annotated[tuple[int, int], typer.Option("--events", help="Fewest and most events of a video.")]
 EventShareOption = Annotated[
-    tuple[float, float], typer.Option("--event-share", help="Shortest and longest event, share of the video.")
+    tuple[float, float], typer.Option("--event-share", help="Shortest and longest event, as shares of the video.")
+]
+_SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE for any other setting, such as max_pixels=100352; repeat."),
 ]
 
+# Settings with a flag of their own in every command that asks a model.
+COMMON_SETTINGS = (
+    "encoder", "frame_budget", "sparse_rate_fps", "dense_share", "dense_rate_fps", "keyframe_width_s", "sparse_seek",
+)  # fmt: skip
+# What a checkpoint was trained with; another value would not fit its weights.
+_FIXED = {"prompts", "training"}
 
-def load_reasoner(model: str, device: str, encoder: str | None, free_event: bool, **settings: Any) -> Any:
-    """A reasoner, with transformers' own chatter switched off: stderr is for our messages."""
+Command = Callable[..., None]
+
+
+def takes_settings(*names: str) -> Callable[[Command], Command]:
+    """Give a command a flag for each named field of `Settings`, and `--set` for all others.
+
+    The command has a parameter `settings: dict[str, Any]`, which gets the values that were given, by name.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True)
+        kept = [parameter for parameter in own.parameters.values() if parameter.name != "settings"]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        flags = [inspect.Parameter(name, kind, default=None, annotation=_flag(name)) for name in names]
+        rest = inspect.Parameter("changes", kind, default=None, annotation=_SetOption)
+        signature = own.replace(parameters=[*kept, *flags, rest])
+
+        @functools.wraps(command)
+        def call(**values: Any) -> None:
+            given = {name: value for name in names if (value := values.pop(name)) is not None}
+            settings = read_settings(values.pop("changes") or (), given)
+            command(**values, settings=settings)
+
+        # typer reads both.
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
+        return call
+
+    return decorate
+
+
+def _flag(name: str) -> Any:
+    field = Settings.model_fields[name]
+    text = field.description or name
+    flag = typer.Option("--" + name.replace("_", "-"), help=f"{text[0].upper()}{text[1:]}.")
+    return Annotated[field.annotation | None, flag]  # type: ignore[operator]
+
+
+def read_settings(changes: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
+    """Settings from flags and from `--set name=value`, values as in YAML.
+
+    Args:
+        changes: `name=value`, one each.
+        given: name -> value, by flags of their own.
+
+    Raises:
+        SettingError: a name is unknown or given twice, or a value cannot be read.
+    """
+    import yaml
+
+    known = [name for name in Settings.model_fields if name not in _FIXED]
+    settings = dict(given)
+    for change in changes:
+        name, equals, text = change.partition("=")
+        name = name.strip()
+        if name not in known:
+            [nearest] = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise SettingError(f"--set {change}: there is no setting {name!r}; did you mean {nearest}?")
+        if name in settings:
+            raise SettingError(f"--set {change}: {name} is given twice; give it once")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SettingError(f"--set {change}: the value cannot be read ({error})") from error
+        if not equals or value is None:
+            raise SettingError(f"--set {change}: give a value, as in --set {name}=VALUE")
+        settings[name] = value
+    return settings
+
+
+def load_reasoner(
+    model: str,
+    device: str = "auto",
+    *,
+    free_event: bool = False,
+    video_time_limit_s: float = 300.0,
+    settings: dict[str, Any] | None = None,
+) -> Reasoner:
+    """A reasoner, with transformers' own messages switched off: stderr is for ours."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     from videoreasoner.inference.reasoner import Reasoner
 
-    return Reasoner.from_pretrained(model, device=device, encoder=encoder, constrain_event=not free_event, **settings)
+    return Reasoner.from_pretrained(
+        model,
+        device=device,
+        constrain_event=not free_event,
+        video_time_limit_s=video_time_limit_s,
+        **(settings or {}),
+    )

@@ -9,28 +9,31 @@ import typer
 
 from videoreasoner.cli.options import EventShareOption, EventsOption
 
-app = typer.Typer(help=__doc__, rich_markup_mode=None)
+app = typer.Typer(help="Make videos with exact truth.", rich_markup_mode=None)
 
 
 @app.command()
 def make(
-    out_dir: Annotated[Path, typer.Argument(help="Folder for videos/, plain.jsonl, detail.jsonl.")],
-    videos: Annotated[int, typer.Option(help="How many videos.")] = 10,
-    duration: Annotated[float, typer.Option(help="Length of a video, seconds.")] = 60.0,
-    fps: Annotated[float, typer.Option(help="Frames a second.")] = 10.0,
-    size: Annotated[int, typer.Option(help="Width and height, pixels.")] = 96,
+    out_dir: Annotated[Path, typer.Argument(help="Folder for videos/, plain.jsonl and detail.jsonl.")],
+    videos: Annotated[int, typer.Option(help="Number of videos.")] = 10,
+    duration: Annotated[float, typer.Option(help="Length of a video, in seconds.")] = 60.0,
+    fps: Annotated[float, typer.Option(help="Frames per second.")] = 10.0,
+    size: Annotated[int, typer.Option(help="Width and height of the videos, in pixels.")] = 96,
     events: EventsOption = (1, 3),
     event_share: EventShareOption = (0.12, 0.35),
-    gap_share: Annotated[float, typer.Option(help="Least share of video between events.")] = 0.03,
+    gap_share: Annotated[float, typer.Option(help="Shortest gap between events, as a share of the video.")] = 0.03,
     detail: Annotated[str, typer.Option(help="What shows briefly: color or digit.")] = "color",
-    detail_share: Annotated[float, typer.Option(help="How long it shows, share of video.")] = 0.01,
-    distractors: Annotated[int, typer.Option(help="Grey shapes that drift about.")] = 1,
-    questions: Annotated[int, typer.Option(help="Questions a video and split.")] = 1,
-    subset: Annotated[str, typer.Option(help="Combinations: train or held_out.")] = "train",
-    seed: Annotated[int, typer.Option(help="Names the sequence of videos.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another set.")] = False,
+    detail_share: Annotated[float, typer.Option(help="How long the detail shows, as a share of the video.")] = 0.01,
+    distractors: Annotated[int, typer.Option(help="Number of grey shapes that drift about.")] = 1,
+    questions: Annotated[int, typer.Option(help="Questions about each video, in each split.")] = 1,
+    subset: Annotated[str, typer.Option(help="Which combinations of colors and shapes: train or held_out.")] = "train",
+    seed: Annotated[int, typer.Option(help="Seed of the videos.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another set in the folder.")] = False,
 ) -> None:
-    """Make videos as H.264 mp4 files, and rows that ask about them. Goes on where it stopped."""
+    """Make videos as H.264 mp4 files, and rows that ask about them.
+
+    The same command continues a killed run.
+    """
     from videoreasoner.synthetic.videos import VideoSettings, make_videos
     from videoreasoner.synthetic.world import WorldSettings
     from videoreasoner.utils.progress import ProgressBar
