@@ -1,7 +1,9 @@
-"""What a video that can be looked into does: the interface that every decoder back end fits behind."""
+"""The interface of a video reader, which every decoder back end implements, and what the back ends share."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Literal, Protocol, Self, cast, get_args
@@ -14,13 +16,14 @@ from videoreasoner.video.frames import Frames
 
 Seek = Literal["exact", "keyframe"]
 Times = Sequence[float] | NDArray[np.float64]
+_MOST_THREADS = 8
 
 
 class VideoReader(Protocol):
-    """A video: `VideoFile` in this process, `GuardedVideoFile` in another; a back end of your own fits as well.
+    """A video whose frames can be decoded: `VideoFile` in this process, `GuardedVideoFile` in another one.
 
-    Time 0 is when the first frame is shown; times and frames mean what they mean for `VideoFile`. A source that
-    cannot be used is a VideoError whose one line names it.
+    Other back ends implement the same methods. Times and frames mean what they mean for `VideoFile`: time 0 is when
+    the first frame is shown. A source that cannot be used is a VideoError whose message is one line and names it.
     """
 
     @property
@@ -88,8 +91,32 @@ def check_side(short_side: int | None) -> int | None:
     return short_side
 
 
-def nearest(sorted_s: NDArray[np.float64], wanted_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """int64[T]: which of some ascending times (at least one) is nearest to each wanted one; of two, the earlier."""
-    right = np.minimum(np.searchsorted(sorted_s, wanted_s), len(sorted_s) - 1)
-    left = np.maximum(right - 1, 0)
-    return np.where(wanted_s - sorted_s[left] <= sorted_s[right] - wanted_s, left, right)
+def decoding_threads(threads: int | None) -> int:
+    """How many threads may decode: at least 1. None is one for each core of this process, at most 8.
+
+    In a worker process (a DataLoader's, for example) None is 1, because workers share the cores among themselves.
+    """
+    if threads is not None:
+        return max(1, threads)
+    if multiprocessing.parent_process() is not None:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_THREADS, cores)
+
+
+def collect_frames(video: VideoReader, times_s: Times, seek: str, short_side: int | None) -> Frames:
+    """`frames_at` made of `iter_frames_at`: the video is decoded in its own order, whatever the order of the times.
+
+    Raises:
+        SettingError, VideoError: as `VideoReader.iter_frames_at`.
+    """
+    wanted_s = check_times(times_s)
+    order = np.argsort(wanted_s, kind="stable")
+    shown_s = np.empty(len(order), np.float64)
+    pixels: NDArray[np.uint8] | None = None
+    for place, (time_s, image) in zip(order, video.iter_frames_at(wanted_s[order], seek, short_side), strict=True):
+        if pixels is None:
+            pixels = np.empty((len(order), *image.shape), np.uint8)
+        pixels[place], shown_s[place] = image, time_s
+    assert pixels is not None, "there is at least one time"
+    return Frames(pixels, shown_s)

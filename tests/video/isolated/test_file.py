@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.video.videos import RECIPES, Recipe, overwrite_packets
 from videoreasoner.errors import SettingError, VideoError
-from videoreasoner.video.isolated import process
 from videoreasoner.video.isolated.file import GuardedVideoFile
 from videoreasoner.video.pyav.file import VideoFile
 from videoreasoner.video.reader import VideoReader
@@ -33,14 +31,14 @@ def short(folder: Path) -> Path:
 
 
 @pytest.fixture
-def video_file(short: Path) -> Iterator[GuardedVideoFile]:
+def video(short: Path) -> Iterator[GuardedVideoFile]:
     with GuardedVideoFile(short) as opened:
         yield opened
 
 
-def _child(video_file: GuardedVideoFile) -> int:
-    assert video_file._process is not None
-    return video_file._process.pid
+def _child(video: GuardedVideoFile) -> int:
+    assert video._process is not None
+    return video._process.pid
 
 
 def _is_running(pid: int) -> bool:
@@ -82,38 +80,38 @@ def test_problems_cross_over(tmp_path: Path) -> None:
         assert there.problems == here.problems != []
 
 
-def test_iterating_and_jumping_do_not_disturb_each_other(short: Path, video_file: GuardedVideoFile) -> None:
+def test_iterating_and_jumping_do_not_disturb_each_other(short: Path, video: GuardedVideoFile) -> None:
     with VideoFile(short) as here:
         expected = here.frames_at(here.frame_times_s).pixels
-    times_s = video_file.frame_times_s
-    other = video_file.iter_frames_at(times_s[::-1])
-    for position, (time_s, image) in enumerate(video_file.iter_frames_at(times_s)):
+    times_s = video.frame_times_s
+    other = video.iter_frames_at(times_s[::-1])
+    for position, (time_s, image) in enumerate(video.iter_frames_at(times_s)):
         assert time_s == times_s[position]
         assert np.array_equal(image, expected[position])
         image[:] = 0
         if position % 7 == 0:
-            assert np.array_equal(video_file.frames_at([1.9, 0.0]).pixels, expected[[47, 0]])
+            assert np.array_equal(video.frames_at([1.9, 0.0]).pixels, expected[[47, 0]])
             time_s, image = next(other)
             assert np.array_equal(image, expected[times_s.tolist().index(time_s)])
-            assert video_file.problems == []
+            assert video.problems == []
 
 
-def test_an_iteration_may_be_left(short: Path, video_file: GuardedVideoFile) -> None:
+def test_an_iteration_may_be_left(short: Path, video: GuardedVideoFile) -> None:
     for _ in range(3):
-        next(video_file.iter_frames_at(video_file.frame_times_s))
-    assert len(video_file.frames_at([0.0])) == 1
+        next(video.iter_frames_at(video.frame_times_s))
+    assert len(video.frames_at([0.0])) == 1
 
 
 @pytest.mark.parametrize("times_s", [[], [float("nan")], [[0.0]], 1.0, ["soon"]])
-def test_times_that_make_no_sense(video_file: GuardedVideoFile, times_s: list) -> None:
-    for ask in (video_file.frames_at, video_file.iter_frames_at):
+def test_times_that_make_no_sense(video: GuardedVideoFile, times_s: list) -> None:
+    for ask in (video.frames_at, video.iter_frames_at):
         with pytest.raises(SettingError, match="times_s"):
             ask(times_s)
     with pytest.raises(SettingError, match="exact, keyframe"):
-        video_file.frames_at([0.0], seek="nearest")
+        video.frames_at([0.0], seek="nearest")
     with pytest.raises(SettingError, match="short_side"):
-        video_file.frames_at([0.0], short_side=0)
-    assert len(video_file.frames_at([0.0])) == 1
+        video.frames_at([0.0], short_side=0)
+    assert len(video.frames_at([0.0])) == 1
 
 
 def test_a_refusal_is_that_of_a_video_in_this_process(tmp_path: Path) -> None:
@@ -130,66 +128,54 @@ def test_a_refusal_is_that_of_a_video_in_this_process(tmp_path: Path) -> None:
 def test_a_relative_path_is_relative_to_here(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in (short.parent, short.parent.parent):
         monkeypatch.chdir(folder)
-        with GuardedVideoFile(short.relative_to(folder)) as video_file:
-            assert video_file.duration_s == pytest.approx(2.0)
+        with GuardedVideoFile(short.relative_to(folder)) as video:
+            assert video.duration_s == pytest.approx(2.0)
 
 
 def test_a_closed_video_says_so(short: Path) -> None:
-    video_file = GuardedVideoFile(short)
-    video_file.close()
-    video_file.close()
+    video = GuardedVideoFile(short)
+    video.close()
+    video.close()
     for ask in (
-        lambda: video_file.duration_s,
-        lambda: video_file.frames_at([0.0]),
-        lambda: video_file.iter_frames_at([0.0]),
+        lambda: video.duration_s,
+        lambda: video.frames_at([0.0]),
+        lambda: video.iter_frames_at([0.0]),
     ):
         with pytest.raises(ValueError, match="closed"):
             ask()
-    assert video_file.problems == []
+    assert video.problems == []
 
 
 # When the decoder fails.
 
 
 def test_a_decoder_that_is_killed_is_an_error_and_the_next_video_gets_another(short: Path) -> None:
-    video_file = GuardedVideoFile(short)
-    frames = video_file.iter_frames_at(video_file.frame_times_s)
+    video = GuardedVideoFile(short)
+    frames = video.iter_frames_at(video.frame_times_s)
     next(frames)
-    os.kill(_child(video_file), signal.SIGKILL)
+    os.kill(_child(video), signal.SIGKILL)
     with pytest.raises(VideoError, match=r"died \(killed by SIGKILL\)") as caught:
         list(frames)
     assert str(short) in str(caught.value)
     with pytest.raises(VideoError, match="SIGKILL"):
-        video_file.frames_at([0.0])
-    assert video_file.problems == []
-    video_file.close()
+        video.frames_at([0.0])
+    assert video.problems == []
+    video.close()
     with GuardedVideoFile(short) as second:
         assert len(second.frames_at([0.0])) == 1
-
-
-def test_a_waiting_process_that_was_killed_is_not_used(short: Path) -> None:
-    video_file = GuardedVideoFile(short)
-    waiting, pid = video_file._process, _child(video_file)
-    video_file.close()
-    os.kill(pid, signal.SIGKILL)
-    # Not by its state: that is the first thread's, and the others may take a moment longer.
-    while waiting is not None and waiting.is_alive():
-        time.sleep(0.01)
-    with GuardedVideoFile(short) as second:
-        assert _child(second) != pid
 
 
 def test_a_decoder_that_hangs_is_stopped(short: Path) -> None:
     # A table that is not there yet, a run of frames, and a run that has begun.
     for begin in (
-        lambda video_file: lambda: video_file.duration_s,
-        lambda video_file: lambda: video_file.frames_at([0.0]),
-        lambda video_file: (next(frames := video_file.iter_frames_at([0.0, 1.0, 1.5])), lambda: list(frames))[1],
+        lambda video: lambda: video.duration_s,
+        lambda video: lambda: video.frames_at([0.0]),
+        lambda video: (next(frames := video.iter_frames_at([0.0, 1.0, 1.5])), lambda: list(frames))[1],
     ):
-        video_file = GuardedVideoFile(short, time_limit_s=20.0)
-        video_file._time_limit_s = 0.3
-        pid = _child(video_file)
-        hanging = begin(video_file)
+        video = GuardedVideoFile(short, time_limit_s=20.0)
+        video._time_limit_s = 0.3
+        pid = _child(video)
+        hanging = begin(video)
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(VideoError, match=r"more than 0\.3 s.*--video-time-limit") as caught:
             hanging()
@@ -200,9 +186,9 @@ def test_a_decoder_that_hangs_is_stopped(short: Path) -> None:
 def test_opening_has_a_limit_too(tmp_path: Path) -> None:
     # A pipe is refused by its kind before it is read, so a process that does not answer is what is left to try.
     path = Recipe("video.mp4", count=5).make(tmp_path)
-    video_file = GuardedVideoFile(path)
-    pid = _child(video_file)
-    video_file.close()
+    video = GuardedVideoFile(path)
+    pid = _child(video)
+    video.close()
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(VideoError, match=r"more than 0\.2 s"):
         GuardedVideoFile(path, time_limit_s=0.2)
@@ -216,107 +202,41 @@ def test_a_limit_that_makes_no_sense(short: Path, limit: float) -> None:
 
 
 def test_time_that_nobody_waits_does_not_count(short: Path) -> None:
-    with GuardedVideoFile(short) as video_file:
-        frames = video_file.iter_frames_at(video_file.frame_times_s)
+    with GuardedVideoFile(short, time_limit_s=2.0) as video:
+        frames = video.iter_frames_at(video.frame_times_s)
         next(frames)
-        run = video_file._asked
-        assert run is not None
-        before, started = run.left_s, time.monotonic()
-        time.sleep(0.6)
+        time.sleep(2.1)
         assert len(list(frames)) == 49
-        assert before - run.left_s <= time.monotonic() - started - 0.6
+
+
+def test_the_limit_is_for_all_frames_of_an_iteration_together(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits_s: list[float] = []
+    with GuardedVideoFile(short, time_limit_s=60.0) as video:
+        ask = video._ask
+
+        def slow(*request: Any, limit_s: float | None = None) -> dict[str, Any]:
+            if request[0] == "next":
+                assert limit_s is not None
+                limits_s.append(limit_s)
+                time.sleep(0.1)
+            return ask(*request, limit_s=limit_s)
+
+        monkeypatch.setattr(video, "_ask", slow)
+        assert len(video.frames_at([0.0, 1.0, 1.5])) == 3
+    assert limits_s[0] <= 60.0
+    assert all(earlier - later >= 0.1 for earlier, later in pairwise(limits_s))
 
 
 def test_an_interrupt_ends_the_decoder(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    video_file = GuardedVideoFile(short)
-    pid = _child(video_file)
+    video = GuardedVideoFile(short)
+    pid = _child(video)
 
     def interrupted(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(video_file._process.connection, "poll", interrupted)  # type: ignore[union-attr]
+    monkeypatch.setattr(video._process.connection, "poll", interrupted)  # type: ignore[union-attr]
     with pytest.raises(KeyboardInterrupt):
-        video_file.frames_at([0.0])
+        video.frames_at([0.0])
     assert not _is_running(pid)
     with pytest.raises(ValueError, match="closed"):
-        video_file.frames_at([0.0])
-
-
-# Processes
-
-
-def test_one_process_serves_one_video_after_the_other(short: Path) -> None:
-    pids = set()
-    for _ in range(3):
-        with GuardedVideoFile(short) as video_file:
-            pids.add(_child(video_file))
-    assert len(pids) == 1
-    with GuardedVideoFile(short) as one, GuardedVideoFile(short) as two:
-        assert _child(one) != _child(two)
-
-
-def test_a_process_can_be_started_ahead(short: Path) -> None:
-    process.start_decoder()
-    [waiting] = process._idle[os.getpid()][-1:]
-    process.start_decoder()
-    with GuardedVideoFile(short) as video_file:
-        assert _child(video_file) == waiting.pid
-
-
-def test_the_process_loads_neither_torch_nor_a_model() -> None:
-    code = "import sys, videoreasoner.video.isolated.child; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
-    assert "videoreasoner.video.pyav.file" in loaded
-    assert not loaded & {"torch", "transformers", "PIL", "pydantic"}
-
-
-_OPEN_AND_WAIT = """
-import os, sys, time
-from videoreasoner.video.isolated.file import GuardedVideoFile
-video = GuardedVideoFile(sys.argv[1])
-fork = os.fork() if sys.argv[2] == "fork" else 0
-if fork or sys.argv[2] == "alone":
-    print(video._process.pid, fork, flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize("how", ["alone", "fork"])
-def test_it_dies_with_its_parent(short: Path, how: str) -> None:
-    # A fork of the parent holds its end of the connection open: only the parent's death itself can be noticed.
-    command = [sys.executable, "-c", _OPEN_AND_WAIT, str(short), how]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    pid, fork = map(int, parent.stdout.readline().split())
-    assert _is_running(pid)
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    until = time.monotonic() + 20
-    while _is_running(pid) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not _is_running(pid)
-    if fork:
-        os.kill(fork, signal.SIGKILL)
-
-
-def _in_a_daemon(path: Path, results: multiprocessing.Queue) -> None:
-    with GuardedVideoFile(path) as video_file:
-        results.put((_child(video_file), video_file.frames_at([1.0]).times_s.tolist()))
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_it_works_in_a_daemonic_process_and_a_fork_gets_its_own(
-    short: Path, video_file: GuardedVideoFile, method: str
-) -> None:
-    GuardedVideoFile(short).close()
-    context = multiprocessing.get_context(method)
-    results = context.Queue()
-    worker = context.Process(target=_in_a_daemon, args=(short, results), daemon=True)
-    worker.start()
-    pid, times_s = results.get(timeout=120)
-    worker.join()
-    assert times_s == [1.0]
-    assert pid not in {_child(video_file), *(each.pid for each in process._idle[os.getpid()])}
-    assert len(video_file.frames_at([0.0])) == 1
+        video.frames_at([0.0])

@@ -28,7 +28,7 @@ from tests.video.videos import (
     straight,
 )
 from videoreasoner.errors import SettingError, VideoError
-from videoreasoner.video.pyav import plan
+from videoreasoner.video.pyav import planned
 from videoreasoner.video.pyav.file import VideoFile
 
 SHORT_GOPS = RECIPES["short gops, b-frames"]
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=RECIPES)
-def video_file(request: pytest.FixtureRequest, folder: Path) -> Path:
+def path(request: pytest.FixtureRequest, folder: Path) -> Path:
     return RECIPES[request.param].make(folder)
 
 
@@ -57,7 +57,7 @@ def short(folder: Path) -> Path:
 
 @pytest.fixture
 def seeks_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "FRAMES_WORTH_A_SEEK", 0)
+    monkeypatch.setattr(planned, "FRAMES_WORTH_A_SEEK", 0)
 
 
 def _on_screen(times_s: np.ndarray, wanted_s: float) -> int:
@@ -67,21 +67,21 @@ def _on_screen(times_s: np.ndarray, wanted_s: float) -> int:
 # Properties of every video
 
 
-def test_the_table_lists_every_frame_that_a_straight_decode_shows(video_file: Path) -> None:
-    with VideoFile(video_file) as video:
+def test_the_table_lists_every_frame_that_a_straight_decode_shows(path: Path) -> None:
+    with VideoFile(path) as video:
         times_s = video.frame_times_s
         assert times_s.dtype == np.float64
         assert times_s[0] == 0.0
         assert (np.diff(times_s) > 0).all()
-        assert len(times_s) == len(_straight(video_file))
+        assert len(times_s) == len(_straight(path))
         assert video.duration_s > times_s[-1]
         assert video.fps == pytest.approx(len(times_s) / video.duration_s)
         assert video.problems == []
 
 
-def test_frames_at_any_times_equal_a_straight_decode(video_file: Path) -> None:
-    expected = _straight(video_file)
-    video = VideoFile(video_file)
+def test_frames_at_any_times_equal_a_straight_decode(path: Path) -> None:
+    expected = _straight(path)
+    video = VideoFile(path)
     all_s = video.frame_times_s
 
     @settings(max_examples=12, deadline=None, derandomize=True, database=None)
@@ -91,11 +91,11 @@ def test_frames_at_any_times_equal_a_straight_decode(video_file: Path) -> None:
             min_size=1,
             max_size=8,
         ),
-        st.sampled_from([0, plan.FRAMES_WORTH_A_SEEK]),
+        st.sampled_from([0, planned.FRAMES_WORTH_A_SEEK]),
     )
     def check(times_s: list[float], worth_a_seek: int) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(plan, "FRAMES_WORTH_A_SEEK", worth_a_seek)
+            patch.setattr(planned, "FRAMES_WORTH_A_SEEK", worth_a_seek)
             compare(times_s)
 
     def compare(times_s: list[float]) -> None:
@@ -113,9 +113,9 @@ def test_frames_at_any_times_equal_a_straight_decode(video_file: Path) -> None:
     video.close()
 
 
-def test_all_frames_one_after_the_other_backwards_too(video_file: Path, seeks_always: None) -> None:
-    expected = _straight(video_file)
-    with VideoFile(video_file) as video:
+def test_all_frames_one_after_the_other_backwards_too(path: Path, seeks_always: None) -> None:
+    expected = _straight(path)
+    with VideoFile(path) as video:
         times_s = video.frame_times_s
         assert np.array_equal(video.frames_at(times_s).pixels, expected)
         backwards = video.iter_frames_at(times_s[::-3])
@@ -123,9 +123,9 @@ def test_all_frames_one_after_the_other_backwards_too(video_file: Path, seeks_al
             assert np.array_equal(image, expected[position])
 
 
-def test_keyframes_are_true_frames(video_file: Path) -> None:
-    expected = _straight(video_file)
-    with VideoFile(video_file) as video:
+def test_keyframes_are_true_frames(path: Path) -> None:
+    expected = _straight(path)
+    with VideoFile(path) as video:
         frames = video.frames_at(np.linspace(0, video.duration_s, 5), seek="keyframe")
         for time_s, image in frames:
             position = _on_screen(video.frame_times_s, time_s)

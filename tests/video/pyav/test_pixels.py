@@ -27,7 +27,7 @@ def test_scaling_bounds_the_shorter_side_keeps_the_shape_and_never_enlarges(
 
 
 @pytest.fixture(scope="module", params=[0, 90])
-def video_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe("video.mp4", count=12, size=(160, 96), turned_left_deg=request.param)
     return recipe.make(tmp_path_factory.mktemp("videos"))
 
@@ -49,8 +49,8 @@ def test_a_scaled_pixel_is_the_mean_of_what_it_covers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("short_side", [None, 96, 10_000])
-def test_frames_of_full_size_are_those_that_a_model_sees(video_file: Path, short_side: int | None) -> None:
-    with VideoFile(video_file) as video:
+def test_frames_of_full_size_are_those_that_a_model_sees(path: Path, short_side: int | None) -> None:
+    with VideoFile(path) as video:
         expected = video.frames_at([0.0, 0.4]).pixels
         assert np.array_equal(video.frames_at([0.0, 0.4], short_side=short_side).pixels, expected)
         each = [image for _, image in video.iter_frames_at([0.0, 0.4], short_side=short_side)]

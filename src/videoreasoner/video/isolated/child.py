@@ -1,9 +1,10 @@
-"""The process that decodes for `GuardedVideoFile`: if it hangs or dies, only it is lost.
+"""The program that decodes for `GuardedVideoFile`: if it hangs or dies, only its process is lost.
 
-Requests come as JSON lists, one at a time; each but "drop" gets one JSON object back. Pixels go through shared memory.
-It imports numpy and PyAV alone, so that it starts quickly.
+It reads requests from a connection, one at a time, as JSON lists: a name and arguments. Every request but "drop" is
+answered by one JSON object. A reply with a "shape" is followed by the pixels, uint8, as one message of bytes.
+It imports numpy and PyAV but no model library, so it starts quickly.
 
-    python -m videoreasoner.video.isolated.child PARENT_PID CONNECTION_FD MEMORY_FD
+    python -m videoreasoner.video.isolated.child PARENT_PID CONNECTION_FD
 """
 
 from __future__ import annotations
@@ -21,81 +22,83 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videoreasoner.errors import VideoError, VideoReasonerError
-from videoreasoner.video.isolated.shared import SharedMemory
 from videoreasoner.video.pyav.file import VideoFile
 
+Reply = dict[str, Any]
 
-class Server:
-    """One video at a time, and the runs of frames that are being read from it."""
 
-    def __init__(self, connection: Connection, memory: SharedMemory) -> None:
-        self._connection, self._memory = connection, memory
+class DecoderServer:
+    """Holds one video at a time, and the iterators over its frames that are in use."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._video: VideoFile | None = None
-        self._runs: dict[int, Iterator[tuple[float, NDArray[np.uint8]]]] = {}
+        self._iterators: dict[int, Iterator[tuple[float, NDArray[np.uint8]]]] = {}
 
     def serve(self) -> None:
         """Answer requests until the other side closes the connection."""
         while True:
             try:
                 name, *arguments = json.loads(self._connection.recv_bytes())
+                if name == "drop":
+                    self._iterators.pop(arguments[0], None)
+                else:
+                    self._answer(name, arguments)
             except (EOFError, ConnectionError):
                 return
-            if name == "drop":
-                self._runs.pop(arguments[0], None)
-                continue
-            try:
+
+    def _answer(self, name: str, arguments: list[Any]) -> None:
+        image = None
+        try:
+            if name == "next":
+                reply, image = self._next(*arguments)
+            else:
                 reply = getattr(self, f"_{name}")(*arguments)
-            except VideoReasonerError as error:
-                reply = {"error": type(error).__name__, "message": str(error)}
-            try:
-                self._connection.send_bytes(json.dumps(reply).encode())
-            except ConnectionError:
-                return
+        except VideoReasonerError as error:
+            reply = {"error": type(error).__name__, "message": str(error)}
+        self._connection.send_bytes(json.dumps(reply).encode())
+        if image is not None:
+            self._connection.send_bytes(np.ascontiguousarray(image).reshape(-1).data)
 
-    def _open(self, source: str, folder: str, threads: int) -> dict[str, Any]:
+    def _open(self, source: str, folder: str, threads: int) -> Reply:
         self._close()
-        # The other process may have moved since this one was started.
+        # The parent may have changed its folder since this process was started.
         os.chdir(folder)
-        video_file = self._video = VideoFile(source, threads=threads)
-        return {"width": video_file.width, "height": video_file.height, "rotation": video_file.rotation}
+        video = self._video = VideoFile(source, threads=threads)
+        return {"width": video.width, "height": video.height, "rotation": video.rotation}
 
-    def _close(self) -> dict[str, Any]:
-        self._runs.clear()
+    def _close(self) -> Reply:
+        self._iterators.clear()
         if self._video is not None:
             self._video.close()
             self._video = None
         return {}
 
-    def _table(self) -> dict[str, Any]:
-        video_file = self._opened
-        self._memory.put(np.concatenate([video_file.frame_times_s, video_file.key_times_s]))
+    def _table(self) -> Reply:
+        video = self._opened
         return {
-            "duration_s": video_file.duration_s,
-            "frames": len(video_file.frame_times_s),
-            "keys": len(video_file.key_times_s),
+            "frame_times_s": video.frame_times_s.tolist(),
+            "key_times_s": video.key_times_s.tolist(),
+            "duration_s": video.duration_s,
         }
 
-    def _problems(self) -> dict[str, Any]:
+    def _problems(self) -> Reply:
         return {"problems": self._opened.problems}
 
-    def _run(self, number: int, times: int, seek: str, short_side: int | None) -> dict[str, Any]:
-        times_s = self._memory.get(np.float64, [times]).copy()
-        self._runs[number] = self._opened.iter_frames_at(times_s, seek, short_side)
-        return {"size": self._opened.size(short_side)}
+    def _iterate(self, number: int, times_s: list[float], seek: str, short_side: int | None) -> Reply:
+        self._iterators[number] = self._opened.iter_frames_at(times_s, seek, short_side)
+        return {}
 
-    def _next(self, number: int) -> dict[str, Any]:
+    def _next(self, number: int) -> tuple[Reply, NDArray[np.uint8] | None]:
         try:
-            found = next(self._runs[number], None)
+            found = next(self._iterators[number], None)
         except MemoryError as error:
-            video_file = self._opened
-            raise VideoError(
-                f"frames of {video_file.width}x{video_file.height} pixels do not fit into memory."
-            ) from error
+            size = f"{self._opened.width}x{self._opened.height}"
+            raise VideoError(f"frames of {size} pixels do not fit into memory.") from error
         if found is None:
-            return {}
+            return {}, None
         time_s, image = found
-        self._memory.put(image)
-        return {"time_s": time_s}
+        return {"time_s": time_s, "shape": image.shape}, image
 
     @property
     def _opened(self) -> VideoFile:
@@ -104,17 +107,18 @@ class Server:
 
 
 def _end_with(parent: int) -> None:
+    """End this process when its parent has ended."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
 
 
 def main() -> None:
-    parent, connection, memory = map(int, sys.argv[1:])
-    # A closed connection does not tell everything: a fork of the parent may hold it open, and a decoder that hangs
-    # does not look.
+    parent, connection = map(int, sys.argv[1:])
+    # The end of the connection is not enough: a fork of the parent may hold it open, and a decoder that hangs does not
+    # read it.
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    Server(Connection(connection), SharedMemory(memory)).serve()
+    DecoderServer(Connection(connection)).serve()
 
 
 if __name__ == "__main__":

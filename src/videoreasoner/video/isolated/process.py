@@ -11,36 +11,28 @@ import sys
 from pathlib import Path
 
 from videoreasoner import errors
-from videoreasoner.video.isolated.shared import SharedMemory
 
-# Kept for the next video; opening more videos than this at once costs a start each.
+# Starting a process takes about 0.4 s, many times what a short video takes to decode, so the next video uses it again.
 _MOST_IDLE = 2
 
 
 class DecoderProcess:
-    """A running `videoreasoner.video.isolated.child`."""
+    """A running `videoreasoner.video.isolated.child`, and the connection to it."""
 
     def __init__(self) -> None:
         self.connection, theirs = multiprocessing.Pipe()
-        self.memory = SharedMemory()
-        descriptors = (theirs.fileno(), self.memory.descriptor)
         package = str(Path(errors.__file__).parents[1])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+        child = ["videoreasoner.video.isolated.child", str(os.getpid()), str(theirs.fileno())]
         with theirs:
             self._process = subprocess.Popen(
                 # -P: a file named numpy.py in the current folder is not numpy.
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "videoreasoner.video.isolated.child",
-                    *map(str, (os.getpid(), *descriptors)),
-                ],
+                [sys.executable, "-P", "-m", *child],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=descriptors,
+                pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-                # An interrupt from the keyboard is for the process that knows what to do about it.
+                # An interrupt from the keyboard must reach the parent only.
                 start_new_session=True,
             )
 
@@ -54,53 +46,48 @@ class DecoderProcess:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._let_go()
+        self.connection.close()
 
     def how_it_ended(self) -> str:
-        self._let_go()
+        """Words for an error message about a process whose connection has ended."""
+        self.connection.close()
         try:
             code = self._process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:
             return "it closed its connection"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    def _let_go(self) -> None:
-        self.connection.close()
-        self.memory.close()
 
-
-# By process: what a fork inherits belongs to its parent.
-_idle: dict[int, list[DecoderProcess]] = {}
+_idle: list[DecoderProcess] = []
+# The processes that a fork inherits belong to its parent.
+os.register_at_fork(after_in_child=_idle.clear)
 
 
 def start_decoder() -> None:
-    """Have a process ready for the next video; it starts while something else, such as loading a model, goes on."""
-    waiting = _idle.setdefault(os.getpid(), [])
-    if not waiting:
-        waiting.append(DecoderProcess())
+    """Have a process ready for the next video. It starts in the background, for example while a model loads."""
+    if not _idle:
+        _idle.append(DecoderProcess())
 
 
-def take() -> DecoderProcess:
-    """A process for one video: one that waits, or a new one."""
-    waiting = _idle.setdefault(os.getpid(), [])
-    while waiting:
-        process = waiting.pop()
+def take_process() -> DecoderProcess:
+    """A process for one video: an idle one, or a new one."""
+    while _idle:
+        process = _idle.pop()
         if process.is_alive():
             return process
         process.kill()
     return DecoderProcess()
 
 
-def give(process: DecoderProcess) -> None:
-    """Keep a process whose video has been closed for the next one."""
-    waiting = _idle.setdefault(os.getpid(), [])
-    if len(waiting) < _MOST_IDLE:
-        waiting.append(process)
+def give_back(process: DecoderProcess) -> None:
+    """Keep a process whose video has been closed for the next video."""
+    if len(_idle) < _MOST_IDLE:
+        _idle.append(process)
     else:
         process.kill()
 
 
 @atexit.register
 def _end_idle() -> None:
-    for process in _idle.pop(os.getpid(), []):
-        process.kill()
+    while _idle:
+        _idle.pop().kill()

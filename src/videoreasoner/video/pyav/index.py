@@ -1,6 +1,6 @@
 """The frame table of a video: when each frame is shown and where decoding can start.
 
-It is read from the packets alone, without decoding, so it costs one pass over the file.
+It is read from the packets, without decoding, so it costs one pass over the file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 # How Matroska's tags write a length.
 _CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
-# Streams that are cut and joined byte by byte: cameras and segments of broadcasts start their clocks anew.
+# Streams that people cut and join byte by byte. In each part, the clock may start again.
 _JOINABLE = ("mpegts", "mpeg", "hls")
-# A longer step forward is another recording, as in FFmpeg's `-dts_delta_threshold`.
+# A longer step forward begins another recording, as in FFmpeg's `-dts_delta_threshold`.
 _LONGEST_STEP_S = 10
 
 
@@ -37,8 +37,8 @@ class FrameIndex:
         tick_s: seconds per tick.
         keys: int64[K, 2], presentation and decoding stamp of each key frame, by presentation
             stamp. Key frames that an edit list hides are among them: decoding starts there too.
-        counted: the packets do not tell which frame is shown when, so the n-th frame that comes
-            out of the decoder belongs to `stamps[n]` and only a straight decode finds it.
+        counted: the packets do not say when each frame is shown. The n-th frame of a decode from
+            the beginning belongs to `stamps[n]`, and nothing but such a decode finds it.
     """
 
     stamps: NDArray[np.int64]
@@ -51,7 +51,8 @@ class FrameIndex:
         """float64: seconds from the first shown frame to each of `stamps`."""
         # One rounding only, so that 13 ticks of 1/25 s are exactly the number written 0.52.
         ticks = (stamps - self.stamps[0]) * self.tick_s.numerator
-        return ticks.astype(np.float64) / self.tick_s.denominator
+        seconds: NDArray[np.float64] = ticks.astype(np.float64) / self.tick_s.denominator
+        return seconds
 
     def key_before(self, stamp: int) -> int:
         """Number of the last key frame shown at or before `stamp`; 0 where there is none."""
@@ -59,12 +60,16 @@ class FrameIndex:
             return 0
         return max(0, int(np.searchsorted(self.keys[:, 0], stamp, side="right")) - 1)
 
+    def position_of_key(self, key: int) -> int:
+        """Position in `stamps` of the first frame shown at or after key frame number `key`."""
+        return int(np.searchsorted(self.stamps, self.keys[key, 0]))
+
     def as_counted(self) -> FrameIndex:
-        """The same times, where the decoder proved the stamps of the packets wrong."""
+        """The same times, for a video whose packets turned out to carry wrong stamps."""
         return replace(self, keys=np.empty((0, 2), np.int64), counted=True)
 
     def with_one_key(self) -> FrameIndex:
-        """The same times, where decoding cannot start at what the packets call key frames."""
+        """The same times, for a video in which decoding cannot start at what the packets call key frames."""
         return replace(self, keys=self.keys[:1])
 
     def shown_keys(self) -> NDArray[np.int64]:
@@ -117,9 +122,9 @@ def scan(container: InputContainer, stream: VideoStream, first_stamp: int | None
 def _lengths(
     container: InputContainer, stream: VideoStream, frames: int, index: FrameIndex
 ) -> tuple[Fraction, Fraction, Fraction]:
-    """Seconds that the table holds, that the file's header states, and that they may differ in a sound file.
+    """Three lengths in seconds: of the table, as the file's header states it, and how much a sound file may lack.
 
-    Zeros where no header states a length that can be relied on.
+    They are zeros where no header states a reliable length.
     """
     slack_s = index.tick_s * 2 * _frame_ticks(stream)
     if "mp4" in container.format.name and frames < stream.frames:
@@ -129,23 +134,23 @@ def _lengths(
     stated = _CLOCK.fullmatch(stream.metadata.get("DURATION", ""))
     if "matroska" in container.format.name and stated:
         hours, minutes, seconds = map(Fraction, stated.groups())
-        # How long the last frame is shown is rarely said there.
+        # This format rarely says how long the last frame is shown.
         return index.end * index.tick_s, hours * 3600 + minutes * 60 + seconds, slack_s + 1
     return Fraction(0), Fraction(0), Fraction(0)
 
 
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """The packets of a stream from here on, empty ones left out: to a decoder they mean the end.
+    """The packets of a stream from the present place on, without empty ones, which tell a decoder that it is the end.
 
     Raises:
-        FFmpegError: the file cannot be read on.
+        FFmpegError: the rest of the file cannot be read.
     """
     try:
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
     except IndexError:
-        # At the end of the file, PyAV trips over streams that FFmpeg met only on the way.
+        # At the end of the file, PyAV fails on streams that FFmpeg found only while reading.
         return
 
 
@@ -186,7 +191,7 @@ def _table(entries: list[_Entry], stream: VideoStream, first_stamp: int | None) 
             stamps = stamps[stamps >= first_stamp]
         length = last.duration if last else 0
         if is_joined:
-            # Seeking goes by the stamps in the file, which several recordings share.
+            # A seek uses the stamps in the file, and several recordings have the same ones.
             return FrameIndex(stamps, _end(stamps, length, frame_ticks), tick_s, no_keys, counted=True)
         keys = sorted(
             (entry.pts, entry.pts if entry.dts is None else entry.dts)
@@ -216,7 +221,7 @@ def _table(entries: list[_Entry], stream: VideoStream, first_stamp: int | None) 
 
 
 def _joined(entries: list[_Entry], longest_step: int, frame_ticks: int) -> tuple[list[_Entry], bool]:
-    """The packets of recordings that were joined, each recording moved to where the one before leaves the screen.
+    """The packets of joined recordings, each recording moved to where the one before it ends.
 
     Args:
         entries: in the order of the file.
@@ -231,7 +236,7 @@ def _joined(entries: list[_Entry], longest_step: int, frame_ticks: int) -> tuple
     for entry in entries:
         if entry.dts is not None:
             if entry.pts is not None and entry.pts < entry.dts:
-                # Nothing is shown before it is decoded: FFmpeg made it up, as it does between two recordings.
+                # No frame is shown before it is decoded: FFmpeg invented this stamp, as it does between recordings.
                 entry = entry._replace(dts=entry.pts)
             if before is not None and before.dts is not None and entry.dts is not None:
                 step = entry.dts - before.dts
@@ -268,9 +273,9 @@ def _frame_ticks(stream: VideoStream) -> int:
 
 
 def _lacks_order(entries: list[_Entry], stream: VideoStream) -> bool:
-    """Whether the presentation stamps are decoding stamps in disguise.
+    """Whether the presentation stamps are in truth decoding stamps.
 
-    AVI stores none: for streams with B-frames FFmpeg makes them up from the order of decoding.
+    AVI stores no presentation stamps. For streams with B-frames, FFmpeg invents them from the order of decoding.
     """
     if stream.container.format.name != "avi" or not stream.codec_context.has_b_frames:
         return False
@@ -279,7 +284,7 @@ def _lacks_order(entries: list[_Entry], stream: VideoStream) -> bool:
 
 
 def _end(stamps: NDArray[np.int64], length: int, frame_ticks: int) -> int:
-    """When the last frame leaves the screen, by the best of what is known about its length."""
+    """When the last frame leaves the screen: after its stated length, or else after that of the frame before it."""
     if not len(stamps):
         return 0
     gap = int(stamps[-1] - stamps[-2]) if len(stamps) > 1 else frame_ticks

@@ -1,4 +1,4 @@
-"""Opening a video with FFmpeg, and saying in words why that cannot be done."""
+"""Opening a video with FFmpeg, with an error in words where that fails."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from av.video.stream import VideoStream
 from videoreasoner.errors import VideoError
 from videoreasoner.video.pyav.index import packets
 
-# FFmpeg writes to stderr about every oddity; what matters is said in `VideoFile.problems`.
+# FFmpeg writes every oddity to stderr. `VideoFile.problems` says what matters.
 av.logging.set_level(None)
 
 # Some formats (a playlist without an end) would have FFmpeg wait for more for minutes.
-TIMEOUT_S = 30.0
+_TIMEOUT_S = 30.0
 
 
 def open_stream(source: str, threads: int, *, decodes_ahead: bool = True) -> tuple[InputContainer, VideoStream]:
-    """Open a video and its largest video stream that is not a cover picture; the first of several of that size.
+    """Open a file and choose its video stream: the largest that is no cover picture, the first of several such.
 
     Args:
         source: a path or URL.
         threads: how many of FFmpeg's own threads may decode.
-        decodes_ahead: let threads work on several frames at once, rather than on parts of one.
+        decodes_ahead: let FFmpeg's threads work on several frames at once, rather than on parts of one frame.
 
     Raises:
         VideoError: it cannot be opened, or holds no video that FFmpeg can decode.
@@ -40,7 +40,7 @@ def open_stream(source: str, threads: int, *, decodes_ahead: bool = True) -> tup
     # A playlist on disk must not make FFmpeg fetch anything.
     options = {"protocol_whitelist": "file,crypto,data"} if is_local else {}
     try:
-        container = av.open(address, options=options, metadata_errors="replace", timeout=TIMEOUT_S)
+        container = av.open(address, options=options, metadata_errors="replace", timeout=_TIMEOUT_S)
     except FFmpegError as error:
         raise VideoError(f"{source}: {_refusal(address, is_local, error)}") from error
     cover = Disposition.attached_pic
@@ -66,12 +66,12 @@ def _area(stream: VideoStream) -> int:
 def packets_from(
     container: InputContainer, stream: VideoStream, pts: int, dts: int
 ) -> Iterator[Packet[VideoStream]] | None:
-    """The packets from a key frame on; None if the file cannot be made to go there.
+    """The packets from a key frame on; None if no seek leads there.
 
     Raises:
-        FFmpegError: while iterating, the file cannot be read on.
+        FFmpegError: while iterating, where the rest of the file cannot be read.
     """
-    # Some formats seek by the time of showing, some by the time of decoding.
+    # Some formats seek by presentation stamps, some by decoding stamps.
     for target in dict.fromkeys((pts, dts)):
         try:
             container.seek(target, stream=stream)
@@ -87,7 +87,7 @@ def packets_from(
 
 
 def _refusal(address: str, is_local: bool, error: FFmpegError) -> str:
-    """Why a file cannot be opened and what to do about it."""
+    """Why a file cannot be opened, and what to do about it."""
     if not is_local:
         return f"it cannot be fetched ({error.strerror}); check the address and the connection."
     with open(address.removeprefix("file:"), "rb") as file:
@@ -101,7 +101,7 @@ def _refusal(address: str, is_local: bool, error: FFmpegError) -> str:
 
 
 def local_path(source: str) -> str | None:
-    """The file on this machine that a path or URL names; None where it is elsewhere."""
+    """The path of the file that a path or URL names; None if it is not on this machine."""
     if "://" not in source:
         return source
     url = urlsplit(source)
@@ -109,7 +109,11 @@ def local_path(source: str) -> str | None:
 
 
 def _address(source: str) -> tuple[str, bool]:
-    """What FFmpeg is to open, and whether that is a file on this machine."""
+    """The address that FFmpeg opens, and whether it is a file on this machine.
+
+    Raises:
+        VideoError: there is no such file, or it cannot be a video.
+    """
     path = local_path(source)
     if path is None:
         return source, False

@@ -1,4 +1,4 @@
-"""Decoded frames -> upright RGB pixels, scaled down where that is asked for."""
+"""Decoded frames -> upright RGB pixels, scaled down if wanted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Upright(NamedTuple):
         return 180 if self.mirrors_x and self.mirrors_y else 0
 
     def turn(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8[H, W, 3], upright: the same array if it is so already, otherwise a copy."""
+        """uint8[H, W, 3], upright: the same array if it is upright already, otherwise a copy."""
         if self == Upright():
             return image
         if self.swaps_axes:
@@ -90,9 +90,9 @@ class Converter:
         Raises:
             FFmpegError: this pixel format cannot be converted.
         """
-        # At the stored size, FFmpeg's default is kept: what a model sees must not depend on a scaler's choice.
+        # At the stored size, FFmpeg's default is kept: what a model sees must not depend on the choice of a scaler.
         interpolation = "AREA" if shape.is_scaled else None
         rgb = self._reformatter.reformat(frame, shape.width, shape.height, "rgb24", interpolation=interpolation)
         image = np.asarray(rgb.to_ndarray(), np.uint8)
-        # A video that is stored as RGB is not converted: its buffer belongs to the decoder, which goes on reading it.
+        # A video that is stored as RGB is not converted: its buffer belongs to the decoder, which still reads it.
         return shape.upright.turn(image.copy() if rgb is frame else image)

@@ -1,20 +1,101 @@
-"""The quick way of decoding: it gives the same frames, it is taken, and it leaves what is odd to the careful way."""
+"""Planned decoding: runs hold what is wanted, frames equal a straight decode, odd videos are left to `careful`."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.video.videos import RECIPES, Recipe, overwrite_packets, straight
-from videoreasoner.video.pyav import plan, runs
-from videoreasoner.video.pyav.decoder import Decoder
+from videoreasoner.video.pyav import planned
+from videoreasoner.video.pyav.careful import CarefulDecoder
 from videoreasoner.video.pyav.file import VideoFile
+from videoreasoner.video.pyav.index import FrameIndex
+from videoreasoner.video.pyav.planned import plan_runs
 
 ORDINARY = [
     *("long gop, b-frames", "short gops, b-frames", "no b-frames", "variable rate mkv", "starts late", "edit list"),
     *("fragmented", "open gops", "open gops mp4", "hevc", "vp9", "vp8", "mpeg4 avi", "all key frames", "10 bit"),
 ]
+
+
+# Planning
+
+
+def _index(count: int, keys: list[int], counted: bool = False) -> FrameIndex:
+    """A video of frames one tick apart."""
+    stamps = np.arange(count, dtype=np.int64)
+    return FrameIndex(stamps, count, Fraction(1, 25), np.array([(key, key) for key in keys], np.int64), counted)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[list[int], FrameIndex]:
+    count = draw(st.integers(1, 600))
+    keys = sorted({0, *draw(st.lists(st.integers(0, count - 1), max_size=12))})
+    wanted = draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=40))
+    return (sorted(wanted) if draw(st.booleans()) else wanted), _index(count, keys)
+
+
+@given(requests(), st.sampled_from([1, 4]))
+def test_runs_hold_every_wanted_frame_in_order_and_begin_at_its_key_frame(
+    request_: tuple[list[int], FrameIndex], threads: int
+) -> None:
+    wanted, index = request_
+    runs = plan_runs(wanted, index, threads)
+    assert [position for run in runs for position in run.positions] == wanted
+    for run in runs:
+        assert list(run.positions) == sorted(run.positions)
+        assert run.key == index.key_before(run.positions[0])
+
+
+@given(requests())
+def test_a_run_never_passes_more_than_a_seek_is_worth(request_: tuple[list[int], FrameIndex]) -> None:
+    wanted, index = request_
+    for run in plan_runs(wanted, index):
+        for last, position in zip(run.positions, run.positions[1:], strict=False):
+            key = int(index.keys[index.key_before(position), 0])
+            assert key - last <= planned.FRAMES_WORTH_A_SEEK
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ([10, 90], [[10, 90]]),
+        ([10, 110], [[10], [110]]),
+        ([10, 95, 110], [[10, 95, 110]]),
+        ([10, 84, 100], [[10, 84, 100]]),
+        ([10, 83, 100], [[10, 83], [100]]),
+        ([110, 10], [[110], [10]]),
+        ([10, 10, 10], [[10, 10, 10]]),
+        ([99, 199, 299], [[99, 199, 299]]),
+    ],
+)
+def test_close_frames_share_a_run_and_far_ones_do_not(wanted: list[int], expected: list[list[int]]) -> None:
+    runs = plan_runs(wanted, _index(400, [0, 100, 200, 300]))
+    assert [list(run.positions) for run in runs] == expected
+
+
+def test_several_threads_share_a_long_stretch_at_its_key_frames() -> None:
+    index = _index(400, [0, 100, 200, 300])
+    wanted = list(range(0, 400, 4))
+    assert len(plan_runs(wanted, index, threads=1)) == 1
+    assert [run.key for run in plan_runs(wanted, index, threads=2)] == [0, 1, 2, 3]
+
+
+def test_a_video_of_key_frames_alone_is_not_cut_into_frames() -> None:
+    index = _index(400, list(range(400)))
+    assert len(plan_runs(range(400), index, threads=8)) <= 400 // planned.FRAMES_WORTH_A_THREAD + 1
+
+
+def test_without_trusted_key_frames_decoding_begins_at_the_beginning() -> None:
+    [run] = plan_runs([5, 300], _index(400, [], counted=True))
+    assert run.key == 0
+
+
+# Decoding
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +117,9 @@ def test_any_frames_with_any_threads_equal_a_straight_decode(
     path = RECIPES[name].make(folder)
     expected = straight(path)
     # Small, so that threads share these videos.
-    monkeypatch.setattr(plan, "FRAMES_WORTH_A_THREAD", 10)
+    monkeypatch.setattr(planned, "FRAMES_WORTH_A_THREAD", 10)
     for worth_a_seek in (0, 16):
-        monkeypatch.setattr(plan, "FRAMES_WORTH_A_SEEK", worth_a_seek)
+        monkeypatch.setattr(planned, "FRAMES_WORTH_A_SEEK", worth_a_seek)
         with VideoFile(path, threads=threads) as video:
             for wanted in _orders(len(expected)):
                 frames = video.frames_at(video.frame_times_s[wanted])
@@ -51,7 +132,7 @@ def test_any_frames_with_any_threads_equal_a_straight_decode(
 def test_with_care_alone_they_are_the_same(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = RECIPES[name].make(folder)
     expected = straight(path)
-    monkeypatch.setattr(runs, "_vouched", lambda *_: iter(()))
+    monkeypatch.setattr(planned, "_certain", lambda *_: iter(()))
     with VideoFile(path) as video:
         for wanted in _orders(len(expected)):
             frames = video.frames_at(video.frame_times_s[wanted])
@@ -64,10 +145,10 @@ def test_with_care_alone_they_are_the_same(name: str, folder: Path, monkeypatch:
 def test_an_ordinary_video_needs_no_care(
     name: str, threads: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find(self: Decoder, position: int) -> None:
+    def find(self: CarefulDecoder, position: int) -> None:
         raise AssertionError(f"frame {position} was decoded with care")
 
-    monkeypatch.setattr(Decoder, "find", find)
+    monkeypatch.setattr(CarefulDecoder, "find", find)
     with VideoFile(RECIPES[name].make(folder), threads=threads) as video:
         for wanted in _orders(len(video.frame_times_s)):
             video.frames_at(video.frame_times_s[wanted])
@@ -77,12 +158,12 @@ def test_an_ordinary_video_needs_no_care(
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """The stamps of all frames that come out of the quick decoders."""
     seen: list[int | None] = []
-    vouched: Callable[..., object] = runs._vouched
+    certain: Callable[..., object] = planned._certain
 
     def watched(frames, *rest):  # type: ignore[no-untyped-def]
-        return vouched((seen.append(frame.pts) or frame for frame in frames), *rest)  # type: ignore[func-returns-value]
+        return certain((seen.append(frame.pts) or frame for frame in frames), *rest)  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr(runs, "_vouched", watched)
+    monkeypatch.setattr(planned, "_certain", watched)
     return seen
 
 
@@ -131,16 +212,18 @@ def test_interlaced_pictures_are_decoded_with_care(folder: Path, monkeypatch: py
     expected = straight(path)
     with VideoFile(path, threads=1) as video:
         found: list[int] = []
-        find = Decoder.find
-        monkeypatch.setattr(Decoder, "find", lambda self, position: (found.append(position), find(self, position))[1])
+        find = CarefulDecoder.find
+        monkeypatch.setattr(
+            CarefulDecoder, "find", lambda self, position: (found.append(position), find(self, position))[1]
+        )
         assert np.array_equal(video.frames_at(video.frame_times_s[3::9]).pixels, expected[3::9])
         assert found
 
 
 def test_decoders_are_closed_and_kept_between_calls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    open_stream = runs.open_stream
-    monkeypatch.setattr(runs, "open_stream", lambda *args: opened.append(open_stream(*args)) or opened[-1])
+    open_stream = planned.open_stream
+    monkeypatch.setattr(planned, "open_stream", lambda *args: opened.append(open_stream(*args)) or opened[-1])
     path = Recipe("many.mp4", count=100, options={"g": "10"}).make(folder)
     with VideoFile(path, threads=2) as video:
         for _ in range(3):
@@ -157,7 +240,7 @@ def test_decoders_are_closed_and_kept_between_calls(folder: Path, monkeypatch: p
 def test_a_run_that_is_too_large_to_hold_is_given_frame_by_frame(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Recipe("many2.mp4", count=100, options={"g": "10"}).make(folder)
     expected = straight(path)
-    monkeypatch.setattr(runs, "_AHEAD_BYTES", 1)
+    monkeypatch.setattr(planned, "_AHEAD_BYTES", 1)
     with VideoFile(path, threads=2) as video:
         assert np.array_equal(video.frames_at(video.frame_times_s[::7]).pixels, expected[::7])
 

@@ -1,4 +1,4 @@
-"""Decoding any frame of any video, and checking that it is the right one; what is wrong with the video is noted."""
+"""Careful decoding: any frame of any video, also of a damaged one, with notes of what is wrong with the video."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from videoreasoner.errors import VideoError
-from videoreasoner.video.pyav import plan
+from videoreasoner.video.pyav import planned
 from videoreasoner.video.pyav.index import FrameIndex, packets, scan
 from videoreasoner.video.pyav.opening import open_stream, packets_from
-from videoreasoner.video.pyav.runs import is_whole
 
-TIMES_LISTED = 5
+# Most times that one sentence about a problem lists.
+_TIMES_LISTED = 5
 
 
 class Picture(NamedTuple):
@@ -30,14 +30,13 @@ class Picture(NamedTuple):
 
 
 class _MisledError(Exception):
-    """What the decoder assumed about the video is wrong, is now corrected; begin again."""
+    """An assumption about the video was wrong. It has been corrected; decode again from the beginning."""
 
 
-class Decoder:
+class CarefulDecoder:
     """Finds frames of one video by their position in its frame table.
 
-    It decodes forward from key frames and goes by the presentation stamps of what comes out,
-    not by what the table promises.
+    It decodes forward from key frames and trusts the presentation stamps of the decoded frames rather than the table.
 
     Args:
         source: a path or URL.
@@ -54,18 +53,19 @@ class Decoder:
         self._index: FrameIndex | None = None
         self._is_closed = False
         self._first_stamp: int | None = None
-        # Decoding several frames at once is fast, but reports errors late and loses frames
-        # around them; a video with an error goes on without.
+        # Decoding several frames at once is fast, but reports errors late and loses frames around them. After the first
+        # error it is turned off.
         self._decodes_ahead = True
         self._container, self._stream = self._open()
-        self._run: Iterator[Picture] = iter(())
+        # The frames from key frame number `_begun` on; the last of them that was used, and one that came too early.
+        self._pictures: Iterator[Picture] = iter(())
         self._begun = 0
         self._held: Picture | None = None
         self._ahead: Picture | None = None
 
     def close(self) -> None:
         """Close the file."""
-        self._run = iter(())
+        self._pictures = iter(())
         self._held = self._ahead = None
         self._container.close()
         self._is_closed = True
@@ -161,8 +161,8 @@ class Decoder:
         while True:
             self._advance(wanted)
             is_exact = self._held is not None and self._held.stamp == wanted
-            # With no frame at all before the wanted one, decoding had not found its feet
-            # (a key frame in name only); with one, a second opinion from further back is enough.
+            # Without any frame before the wanted one, decoding may have begun at a frame that is marked as a key frame
+            # and is none. With one, a second try from further back is enough.
             is_settled = self._held is not None and self._begun < key
             if is_exact or is_settled or self._begun == 0:
                 return self._held or self._ahead
@@ -170,18 +170,18 @@ class Decoder:
             back *= 2
 
     def _is_on_the_way(self, wanted: int, key: int) -> bool:
-        """Whether going on is possible and cheaper than a seek to key frame `key`."""
+        """Whether decoding can continue to the wanted frame, and that is cheaper than a seek to key frame `key`."""
         if self._held is None or self._held.stamp > wanted:
             return False
         if key <= self._begun:
             return True
-        here, there = np.searchsorted(self.index.stamps, [self._held.stamp, self.index.keys[key, 0]])
-        return bool(there - here <= plan.FRAMES_WORTH_A_SEEK)
+        here = int(np.searchsorted(self.index.stamps, self._held.stamp))
+        return self.index.position_of_key(key) - here <= planned.FRAMES_WORTH_A_SEEK
 
     def _advance(self, wanted: int) -> None:
-        """Decode on until `_held` is the last frame shown at or before `wanted`."""
+        """Decode until `_held` is the last frame shown at or before `wanted`."""
         while self._held is None or self._held.stamp < wanted:
-            picture = self._ahead or next(self._run, None)
+            picture = self._ahead or next(self._pictures, None)
             self._ahead = None
             if picture is None:
                 return
@@ -191,7 +191,7 @@ class Decoder:
             self._held = picture
 
     def _begin(self, key: int) -> None:
-        """Make `_run` begin at key frame number `key`; 0 is the beginning of the video."""
+        """Decode from key frame number `key` on; 0 is the beginning of the video."""
         keys = self.index.keys
         self._held = self._ahead = None
         self._begun = key
@@ -202,17 +202,17 @@ class Decoder:
             self._begun = 0
             self._reopen()
             found = packets(self._container, self._stream)
-        self._run = self._pictures(self._read(found))
+        self._pictures = self._decode(self._read(found))
 
-    def _pictures(self, source: Iterator[Packet[VideoStream]]) -> Iterator[Picture]:
+    def _decode(self, source: Iterator[Packet[VideoStream]]) -> Iterator[Picture]:
         """Decoded frames in the order in which they are shown."""
         index = self.index
         if index.counted:
-            # More frames than packets have no place in the table, so they are not shown.
+            # Frames beyond the number of packets have no place in the table and are not shown.
             for stamp, frame in zip(index.stamps, self._frames(source), strict=False):
                 yield Picture(int(stamp), frame)
             return
-        # After a seek, frames shown before the key frame refer to what was not decoded.
+        # After a seek, frames shown before the key frame refer to frames that were not decoded.
         floor = int(index.keys[self._begun, 0]) if self._begun else int(index.stamps[0])
         last: int | None = None
         for frame in self._frames(source):
@@ -221,15 +221,15 @@ class Decoder:
                 raise _MisledError
             if frame.pts < floor:
                 continue
-            is_fresh = last is None and self._begun and self._decodes_ahead
-            if is_fresh and not is_whole(frame):
+            is_first = last is None and self._begun and self._decodes_ahead
+            if is_first and not planned.stands_alone(frame):
                 self._index = index.with_one_key()
                 raise _MisledError
             last = frame.pts
             yield Picture(last, frame)
 
     def _frames(self, source: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
-        """Decode; what cannot be decoded becomes a problem."""
+        """Decoded frames; data that cannot be decoded is noted as a problem."""
         for packet in chain(source, [None]):
             try:
                 frames = self._stream.codec_context.decode(packet)
@@ -237,7 +237,7 @@ class Decoder:
                 if self._decodes_ahead:
                     self._decodes_ahead = False
                     raise _MisledError from error
-                # Only where packets tell their times is the stamp of a packet one of the table.
+                # The stamp of a packet is one of the table only where packets tell their times.
                 is_timed = self._index is not None and not self._index.counted
                 stamp = packet.pts if packet and is_timed else None
                 self._note(f"Data{{at}} could not be decoded ({error.strerror}).", stamp)
@@ -245,7 +245,7 @@ class Decoder:
             yield from frames
 
     def _read(self, source: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
-        """Packets, as far as the file can be read."""
+        """The packets up to where the file cannot be read."""
         try:
             yield from source
         except FFmpegError as error:
@@ -260,14 +260,14 @@ class Decoder:
         return open_stream(self.name, self._threads, decodes_ahead=self._decodes_ahead)
 
     def _note(self, what: str, stamp: int | None = None) -> None:
-        """Keep a sentence for `problems`; "{at}" in it becomes the times of all its stamps."""
+        """Keep a sentence for `problems`, in which "{at}" stands for the times of all its stamps."""
         self._trouble.setdefault(what, set()).add(stamp)
 
     def _at(self, stamps: set[int]) -> str:
-        """The times of a problem as words to insert, empty if none is known."""
+        """The times of a problem in words, empty if none is known."""
         if not stamps:
             return ""
         times_s = self.index.seconds(np.array(sorted(stamps)))
-        listed = ", ".join(f"{time_s:.2f} s" for time_s in times_s[:TIMES_LISTED])
-        rest = len(times_s) - TIMES_LISTED
+        listed = ", ".join(f"{time_s:.2f} s" for time_s in times_s[:_TIMES_LISTED])
+        rest = len(times_s) - _TIMES_LISTED
         return f" at {listed}" + (f" and {rest} more" if rest > 0 else "")
