@@ -75,7 +75,7 @@ class VideoFile:
     @property
     def name(self) -> str:
         """The path or URL, as it was given."""
-        return self._decoder.name
+        return self._careful.name
 
     @property
     def width(self) -> int:
