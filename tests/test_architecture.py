@@ -41,10 +41,7 @@ UNTESTED = [
     "training.planning.memory",
     "training.planning.row_sizes",
     "training.planning.model",
-    "training.runtime.adapters",
-    "training.runtime.arguments",
     "training.runtime.metrics_file",
-    "training.runtime.model_card",
     "training.runtime.setup",
 ]
 # Imports that point up, until they are gone.

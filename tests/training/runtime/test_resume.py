@@ -255,7 +255,7 @@ def test_the_folder_of_another_run_is_refused(folder: Path, tmp_path: Path) -> N
 
 def test_a_model_folder_is_never_taken_for_a_run(folder: Path) -> None:
     content = recipe_content(folder, folder / "data" / "plain.jsonl", output_dir=str(folder / "model"))
-    with pytest.raises(TrainingError, match="holds a model but no run.json"):
+    with pytest.raises(TrainingError, match=r"holds a model but no run\.json"):
         train(content)
 
 

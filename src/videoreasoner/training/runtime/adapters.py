@@ -14,11 +14,11 @@ from videoreasoner.tasks import EVENT_TOKENS
 from videoreasoner.training.recipe import Lora, Recipe
 
 UNQUANTISED = ("model.visual", "lm_head")
-"""Modules that QLoRA leaves as they are: they lose most, and weigh least. Names begin with one of these."""
+"""The names of modules that QLoRA does not quantise begin with one of these. They lose most and are smallest."""
 
 
 def quantisation(lora: Lora | None) -> Any:
-    """How base weights are quantised under adapters (QLoRA, arXiv 2305.14314); None: not at all.
+    """How the base weights under adapters are quantised (QLoRA, arXiv 2305.14314); None: not at all.
 
     Raises:
         MissingExtraError: bitsandbytes is not installed.
@@ -27,7 +27,7 @@ def quantisation(lora: Lora | None) -> Any:
     if lora is None or not lora.load_in_4bit:
         return None
     if not torch.cuda.is_available():
-        raise SettingError("lora.load_in_4bit: needs a GPU; take it out to train adapters on plain weights")
+        raise SettingError("lora.load_in_4bit: needs a GPU; remove it to train adapters on plain weights")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
@@ -48,12 +48,17 @@ def quantisation(lora: Lora | None) -> Any:
 def add_adapters(model: Any, lora: Lora | None, encoder: PromptEncoder, seed: int) -> Any:
     """The model with adapters; without `lora`, the model itself.
 
-    The embeddings of the two event tokens are trained too, and nothing else of the vocabulary: the model has to learn
-    what they mean, and a whole embedding matrix would be most of what is trained.
+    The embeddings of the two event tokens are trained as well, because the model has to learn what they mean. The rest
+    of the vocabulary is not: a whole embedding matrix would be most of the trained parameters.
+
+    Args:
+        model: the transformers model.
+        encoder: knows the ids of the event tokens.
+        seed: of the initial adapters.
 
     Raises:
         MissingExtraError: peft is not installed.
-        SettingError: no layer has a name that `target_modules` means.
+        SettingError: `target_modules` matches no layer, or peft cannot adapt one that it matches.
     """
     if lora is None:
         return model
@@ -70,7 +75,7 @@ def add_adapters(model: Any, lora: Lora | None, encoder: PromptEncoder, seed: in
         trainable_token_indices=trained,
         task_type="CAUSAL_LM",
     )
-    # Initial adapters are drawn, so that every start and every process draws the same.
+    # Every start and every process must draw the same initial adapters.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
@@ -83,7 +88,10 @@ def add_adapters(model: Any, lora: Lora | None, encoder: PromptEncoder, seed: in
 def merged_model(recipe: Recipe, adapter: Path) -> Any:
     """The model of a recipe with trained adapters merged into its weights, on the CPU.
 
-    Base weights are loaded again: merging into quantised ones would lose what the adapters learned.
+    The base weights are loaded again, because merging into quantised ones would lose what the adapters learned.
+
+    Args:
+        adapter: folder of the trained adapters.
     """
     base = load_checkpoint(recipe.model_name_or_path, device="cpu", dtype=getattr(torch, recipe.dtype))
     with whole_weights():

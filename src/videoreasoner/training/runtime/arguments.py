@@ -1,4 +1,4 @@
-"""transformers' settings for a recipe, checked where transformers itself would find out in the middle of a run."""
+"""transformers' settings for a recipe, checked before a run where transformers would fail in the middle of it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from transformers.integrations import get_reporting_integration_callbacks
 from videoreasoner.errors import SettingError
 from videoreasoner.training.recipe import LOST_UPDATES, Recipe, loses_updates
 
-# Fields of a recipe that go to transformers under their own names.
+# Fields of a recipe that transformers gets under the same names.
 _PASSED_ON = (
     "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
     "warmup_steps", "optim", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm", "bf16",
     "gradient_checkpointing", "seed", "dataloader_num_workers", "logging_steps", "save_steps", "save_total_limit",
     "report_to", "run_name",
 )  # fmt: skip
-# Fields that our loop depends on.
+# Values that the training loop depends on.
 _FIXED: dict[str, Any] = {
     "remove_unused_columns": False,
     "save_strategy": "steps",
@@ -31,7 +31,7 @@ _FIXED: dict[str, Any] = {
     "disable_tqdm": True,
     "num_train_epochs": 1,
 }
-# Fields that our loss, our order of rows or our checkpoints would pass over in silence.
+# Fields of transformers that our loss, order of rows or checkpoints would ignore.
 _WITHOUT_EFFECT = frozenset(
     {
         "label_smoothing_factor", "train_sampling_strategy", "data_seed", "ignore_data_skip", "auto_find_batch_size",
@@ -50,14 +50,14 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     known = {item.name for item in dataclasses.fields(TrainingArguments)}
     for name in recipe.trainer:
         if name in _FIXED or name in _WITHOUT_EFFECT:
-            raise SettingError(f"trainer.{name}: would have no effect here; take it out")
+            raise SettingError(f"trainer.{name}: would have no effect here; remove it")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise SettingError(f"there is no key trainer.{name}; did you mean trainer.{near[0]}?")
     values = {name: getattr(recipe, name) for name in _PASSED_ON}
     has_gpu = torch.cuda.is_available()
     if recipe.gradient_checkpointing:
-        # The kind that lets frozen parts, adapters and distributed wrappers be.
+        # The variant that works with frozen weights, adapters and distributed wrappers.
         values["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     values |= {"use_cpu": not has_gpu, "dataloader_pin_memory": has_gpu, "ddp_find_unused_parameters": False}
     try:
@@ -72,11 +72,11 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 
 
 def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
-    """Refuse what does not go with the way in which the processes were started.
+    """Refuse a recipe that contradicts the way in which the processes were launched.
 
     Raises:
-        SettingError: bfloat16 weights without anything beside them, DeepSpeed in another precision than the recipe, or
-            FSDP with weights that the first process alone loads.
+        SettingError: bfloat16 weights without float32 ones beside them, DeepSpeed in another precision than the recipe,
+            or FSDP with weights that only the first process loads.
     """
     has_deepspeed = bool(args.deepspeed) or launched_with("DEEPSPEED")
     if loses_updates(recipe, has_deepspeed or has_fsdp(args)):
@@ -93,7 +93,7 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
 
 
 def check_optimizer(args: TrainingArguments, model: Any) -> None:
-    """Refuse an optimizer that cannot train a model, which transformers does when training has begun.
+    """Refuse an optimizer that cannot train a model; transformers would do so only after training has begun.
 
     Raises:
         SettingError: its package is not installed, or it is for other layers.
@@ -110,12 +110,20 @@ def has_fsdp(args: TrainingArguments) -> bool:
 
 
 def launched_with(name: str) -> bool:
-    """Whether `accelerate launch` was told so by its profile."""
+    """Whether the profile of `accelerate launch` asks for it.
+
+    Args:
+        name: DEEPSPEED or FSDP.
+    """
     return os.environ.get(f"ACCELERATE_USE_{name}") == "true"
 
 
 def _check_names(args: TrainingArguments) -> None:
-    """Make what the settings name, once, for nothing: transformers makes it when a run has begun."""
+    """Make the schedule and the trackers once and drop them: transformers would make them after a run has begun.
+
+    Raises:
+        SettingError: one of them cannot be made.
+    """
     optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=args.learning_rate)
     try:
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs)

@@ -1,4 +1,4 @@
-"""The README.md of a checkpoint folder: what it was trained on, how, and how well it did while training."""
+"""The README.md of a checkpoint folder: its training data, settings, and scores while training."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def model_card(
     """Markdown with the hub's metadata on top.
 
     Args:
+        skipped: rows of the sources that were not used.
         history: transformers' log history, oldest first.
     """
     kind = _KINDS.get(type(recipe).__name__, type(recipe).__name__)
@@ -41,7 +42,7 @@ def model_card(
             f"# {name}",
             "",
             f"`{base}`, trained by {kind} of VideoReasoner: it locates the event that a question about a video is "
-            "about, names what has to be seen, and answers.",
+            "about, names what to look for, and answers.",
             "",
             f"    videoreasoner ask VIDEO.mp4 'What happens first?' --model {name}",
             "",
@@ -65,24 +66,24 @@ def model_card(
 
 
 def _data_table(sources: Sequence[Rows], skipped: Sequence[Skipped]) -> list[str]:
-    away = Counter(item.source for item in skipped)
+    unused = Counter(item.source for item in skipped)
     lines = ["| source | rows used | skipped | weight |", "|---|---|---|---|"]
     for rows in sources:
         total = len(rows) + len(rows.skipped)
-        lines.append(f"| {rows.name} | {total - away[rows.name]} | {away[rows.name]} | {rows.weight:g} |")
-    origins = Counter(row.source or "not said" for rows in sources for row in rows.rows)
-    said = ", ".join(f"{origin} ({count})" for origin, count in origins.most_common())
-    return [*lines, "", f"By the rows' own `source`: {said}."]
+        lines.append(f"| {rows.name} | {total - unused[rows.name]} | {unused[rows.name]} | {rows.weight:g} |")
+    origins = Counter(row.source or "unknown" for rows in sources for row in rows.rows)
+    counts = ", ".join(f"{origin} ({count})" for origin, count in origins.most_common())
+    return [*lines, "", f"By the rows' own `source`: {counts}."]
 
 
 def _scores(history: Sequence[dict[str, Any]]) -> list[str]:
-    """The last figures of the run; held-out samples are few, so this is no evaluation."""
+    """The last metrics of the run. Held-out samples are few, so this is no evaluation."""
     latest: dict[str, tuple[int, float]] = {}
     for record in history:
         latest |= {name: (record["step"], record[name]) for name in _SHOWN if name in record}
     if not latest:
         return []
-    lines = ["| figure | step | value |", "|---|---|---|"]
+    lines = ["| metric | step | value |", "|---|---|---|"]
     lines += [f"| {name} | {step} | {value:.3f} |" for name, (step, value) in latest.items()]
-    note = "Of the run itself; IoU, accuracy and what is called held-out are of a few rows, which is no evaluation."
-    return ["## Figures", "", *lines, "", note, ""]
+    note = "From the training run. IoU, accuracy and held-out values come from a few rows, so this is no evaluation."
+    return ["## Metrics", "", *lines, "", note, ""]
