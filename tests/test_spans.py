@@ -52,26 +52,26 @@ def test_merge_is_the_union_in_order(spans, times):
 
 
 @given(SPANS, DURATIONS)
-def test_clipped_lies_in_the_video_and_in_the_span(span, duration_s):
-    clipped = span.clipped(duration_s)
-    if clipped is None:
+def test_a_limited_span_lies_in_the_video_and_in_the_span(span, duration_s):
+    limited = span.limited_to(duration_s)
+    if limited is None:
         assert span.end_s <= 0 or span.start_s >= duration_s or span.length_s == 0
     else:
-        assert 0 <= clipped.start_s < clipped.end_s <= duration_s
-        assert span.start_s <= clipped.start_s
-        assert clipped.end_s <= span.end_s
-        assert clipped.clipped(duration_s) == clipped
+        assert 0 <= limited.start_s < limited.end_s <= duration_s
+        assert span.start_s <= limited.start_s
+        assert limited.end_s <= span.end_s
+        assert limited.limited_to(duration_s) == limited
 
 
 @given(SPANS, DURATIONS)
 def test_ratios_and_back(span, duration_s):
     start, end = span.as_ratios(duration_s)
     assert 0.0 <= start <= end <= 1.0
-    clipped = span.clipped(duration_s)
-    if clipped is not None:
+    limited = span.limited_to(duration_s)
+    if limited is not None:
         again = Span.from_ratios(start, end, duration_s)
-        assert again.start_s == pytest.approx(clipped.start_s, abs=1e-9 * duration_s)
-        assert again.end_s == pytest.approx(clipped.end_s, abs=1e-9 * duration_s)
+        assert again.start_s == pytest.approx(limited.start_s, abs=1e-9 * duration_s)
+        assert again.end_s == pytest.approx(limited.end_s, abs=1e-9 * duration_s)
 
 
 @given(SECONDS, st.floats(0, 100))

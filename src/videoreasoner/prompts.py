@@ -1,4 +1,4 @@
-"""The words around a question, saved with every checkpoint: inference asks as training did."""
+"""The text around a question. It is saved with every checkpoint, so that inference asks as training did."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DEFAULT_INSTRUCTION = (
 
 
 class Prompts(BaseModel):
-    """Prompt text of a checkpoint. Every field is plain text; none may hold special tokens.
+    """Prompt text of a checkpoint. Every field is plain text without special tokens.
 
     The layout is ChatML, the format of all Qwen-VL families: the video comes before the question,
-    so that questions about one video share the longest possible trunk.
+    so that questions about one video share the longest possible prompt.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,12 +38,12 @@ class Prompts(BaseModel):
         }
     )
     answer_style: Literal["letter", "words"] = "letter"
-    """What the model writes when there are options: the letter, or the words of the option."""
+    """What the model writes when there are options: the letter or the words of the option."""
 
     @field_validator("prefixes")
     @classmethod
     def _every_task_has_a_prefix(cls, given: dict[Task, str]) -> dict[Task, str]:
-        # Checkpoints from before there was this task do not name it.
+        # Older checkpoints do not name this task.
         prefixes = {Task.THINK: THINK_START} | given
         missing = [task.value for task in Task if task not in prefixes]
         if missing:
@@ -66,7 +66,7 @@ class Prompts(BaseModel):
         return "\n".join(lines)
 
     def completion(self, task: Task, text: str) -> str:
-        """The text behind a task prefix; the space between them stands in exactly one of them."""
+        """The text after a task prefix; exactly one of the two has the space between them."""
         return text if self.prefixes[task].endswith((" ", "\n")) else f" {text}"
 
     def option_texts(self, options: Sequence[str]) -> list[str]:

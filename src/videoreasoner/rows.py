@@ -1,4 +1,4 @@
-"""Rows: one line of a data file, validated. Messages name the line and what to do about it."""
+"""Rows: the validated lines of data files. Error messages name the line and say what to do."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _Words = Annotated[str, AfterValidator(_not_blank)]
 
 
 class Row(BaseModel, extra="allow", frozen=True):
-    """A question about a video, with whatever is known about its answer.
+    """A question about a video, with what is known about its answer.
 
     Fields that are not listed here are kept and written again. A field given as null counts as
-    not known.
+    unknown.
 
     Attributes:
-        id: names the row.
+        id: name of the row.
         video: a path or a URL; see `video_path`.
         question: the question alone, without options.
         options: 2 to 26 texts, different from each other (whatever their case).
@@ -57,9 +57,9 @@ class Row(BaseModel, extra="allow", frozen=True):
         event: when the answer can be seen, in seconds from the start of the video. A line may say
             `[s, e]` or `[[s, e], ...]`; one span is written as `[s, e]`.
         key_elements: what there is to look for, at least one.
-        reasoning: how a careful watcher comes to the answer, as text.
+        reasoning: the way to the answer, as text.
         duration: length of the video in seconds, > 0.
-        source: the data set that it came from.
+        source: the data set that the row comes from.
 
     Raises:
         pydantic.ValidationError: on construction, for any other content.
@@ -92,14 +92,14 @@ class Row(BaseModel, extra="allow", frozen=True):
         seen: set[str] = set()
         for option in value or ():
             if _plain(option) in seen:
-                raise ValueError(f"{option!r} is there twice; give each option once")
+                raise ValueError(f"{option!r} is given twice; give each option once")
             seen.add(_plain(option))
         return value
 
     @model_validator(mode="before")
     @classmethod
     def _letter(cls, data: Any) -> Any:
-        # Before the fields are, because a frozen row cannot be changed afterwards.
+        # Before validation of the fields, because a frozen row cannot be changed afterwards.
         if not isinstance(data, dict):
             return data
         options, answer = data.get("options"), data.get("answer")
@@ -117,7 +117,7 @@ class Row(BaseModel, extra="allow", frozen=True):
         return pairs[0] if len(pairs) == 1 else pairs
 
     def tasks(self) -> set[Task]:
-        """The tasks that the row can teach: those whose field it has. A thought takes reasoning and answer."""
+        """The tasks whose reference the row has. A thought needs reasoning and answer."""
         known = {
             Task.EVENT: self.event,
             Task.KEY_ELEMENTS: self.key_elements,
@@ -129,18 +129,18 @@ class Row(BaseModel, extra="allow", frozen=True):
     def video_path(self, root: str | os.PathLike[str] | None = None) -> str:
         """Where the video is: a relative path is resolved against the root.
 
-        Absolute paths and URLs come back unchanged, and so does everything without a root. A
-        string, because a `Path` would spoil a URL.
+        Absolute paths and URLs are returned unchanged, and so is every path without a root. The
+        result is a string, because a `Path` would change a URL.
         """
         if root is None or _URL.match(self.video):
             return self.video
         return os.path.join(root, self.video)
 
     def to_json_line(self) -> str:
-        """One line of JSON without its line end: the fields that were given, then the unknown.
+        """One line of JSON without its line end: the fields that were given, then unknown ones.
 
         Raises:
-            RowError: an unknown field holds what JSON cannot say, such as NaN.
+            RowError: an unknown field holds a value that JSON does not have, such as NaN.
         """
         content = self.model_dump(exclude_unset=True)
         try:
@@ -157,18 +157,10 @@ class Row(BaseModel, extra="allow", frozen=True):
         return line
 
 
-def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
+def read_rows(path: str | os.PathLike[str]) -> Iterator[Row | RowError]:
     """The rows of a JSON-lines file, read as they are asked for; blank lines are skipped.
 
-    Raises:
-        RowError: there is no such file (at once), a line is not a valid row (when it is reached),
-            or there is no row at all (at the end).
-    """
-    return (_or_raise(row) for row in read_rows_lenient(path))
-
-
-def read_rows_lenient(path: str | os.PathLike[str]) -> Iterator[Row | RowError]:
-    """Like `read_rows`, but a line that is not a valid row is yielded as its error.
+    A line that is not a valid row is yielded as the error that names it, so that it does not stop the others.
 
     Raises:
         RowError: there is no such file (at once), or it holds nothing but blank lines (at the
@@ -183,7 +175,7 @@ def read_rows_lenient(path: str | os.PathLike[str]) -> Iterator[Row | RowError]:
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
-    """Write a JSON-lines file that is either complete or not there; an older one is replaced.
+    """Write a JSON-lines file, which is complete or missing at any time; an older one is replaced.
 
     Raises:
         RowError: the file cannot be written.
@@ -196,12 +188,6 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
             f"{os.fsdecode(path)}: cannot be written ({error.strerror or error}); "
             "give a file name in a folder that exists, is writable and has room"
         ) from error
-
-
-def _or_raise(row: Row | RowError) -> Row:
-    if isinstance(row, RowError):
-        raise row
-    return row
 
 
 def _read(name: str) -> Iterator[Row | RowError]:
@@ -227,9 +213,9 @@ def _parse(line: bytes, place: str) -> Row | RowError:
     except UnicodeDecodeError:
         return RowError(f"{place}: not UTF-8 text; save the file as UTF-8")
     except json.JSONDecodeError as error:
-        return RowError(f"{place}: not JSON ({error.msg}, column {error.colno}); mend or remove the line")
+        return RowError(f"{place}: not JSON ({error.msg}, column {error.colno}); correct or remove the line")
     except (ValueError, RecursionError) as error:
-        return RowError(f"{place}: not JSON ({error}); mend or remove the line")
+        return RowError(f"{place}: not JSON ({error}); correct or remove the line")
     if not isinstance(content, dict):
         return RowError(
             f"{place}: a {type(content).__name__} and not an object; "
@@ -238,11 +224,11 @@ def _parse(line: bytes, place: str) -> Row | RowError:
     try:
         return Row.model_validate(content)
     except ValidationError as error:
-        return RowError(f"{place}: {explain(error)}; mend or remove the line")
+        return RowError(f"{place}: {explain(error)}; correct or remove the line")
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _is_number(value: Any) -> bool:
@@ -255,8 +241,8 @@ def _span(pair: Any) -> Span:
     elif isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_is_number, pair)):
         start, end = pair
     else:
-        raise ValueError(f"{pair!r} is no pair [start, end] of seconds")
-    # By comparison, because an integer may be too large to become a float at all.
+        raise ValueError(f"{pair!r} is not a pair [start, end] of seconds")
+    # Compared as it is, because an integer may be too large for a float.
     if not (0 <= start <= _LONGEST_S and 0 <= end <= _LONGEST_S):
         raise ValueError(f"[{start}, {end}] must be finite seconds from the start of the video")
     if end < start:
@@ -271,8 +257,8 @@ def _plain(text: str) -> str:
 def _choice(answer: str, options: list[str] | tuple[str, ...]) -> str:
     """The letter that an answer means.
 
-    Stricter than reading a model's answer: data that merely begins with a letter is a mistake.
-    Capital letters come first, so that a stored letter is always read back as itself.
+    This is stricter than reading a model's answer: a text that only begins with a letter is a mistake in
+    the data. Capital letters come first, so that a stored letter is always read as itself.
     """
     letters = LETTERS[: len(options)]
     text = answer.strip()

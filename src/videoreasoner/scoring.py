@@ -51,7 +51,7 @@ class Score:
 
 def reference_events(row: Reference, duration_s: float) -> list[Span]:
     """The spans of the row's event, limited to the video; a span that lies outside of the video is left out."""
-    return [inside for span in row.event or () if (inside := span.clipped(duration_s)) is not None]
+    return [inside for span in row.event or () if (inside := span.limited_to(duration_s)) is not None]
 
 
 def score_completion(row: Reference, task: Task, text: str, duration_s: float) -> Score:

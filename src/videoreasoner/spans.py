@@ -1,4 +1,4 @@
-"""Spans of time: seconds and ratios, overlap, merging. Pure functions, no I/O."""
+"""Spans of time: seconds and ratios, overlap, merging. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """A stretch of a video from `start_s` to `end_s`, in seconds, with `start_s <= end_s`."""
+    """A part of a video from `start_s` to `end_s`, in seconds, with `start_s <= end_s`."""
 
     start_s: float
     end_s: float
@@ -31,14 +31,14 @@ class Span:
         """True when the two share at least one instant."""
         return self.start_s <= other.end_s and other.start_s <= self.end_s
 
-    def clipped(self, duration_s: float) -> Span | None:
-        """The part inside [0, duration_s], or None when nothing of positive length is left."""
+    def limited_to(self, duration_s: float) -> Span | None:
+        """The part within the video, or None when nothing of positive length is left."""
         start, end = max(0.0, self.start_s), min(duration_s, self.end_s)
         return Span(start, end) if end > start else None
 
     def as_ratios(self, duration_s: float) -> tuple[float, float]:
-        """Start and end as shares of the video, each clipped to [0, 1]."""
-        # Adding 0.0 turns a negative zero, which would be written as "-0.00", into a plain one.
+        """Start and end as shares of the video, each limited to [0, 1]."""
+        # Adding 0.0 turns a negative zero, which would be written as "-0.00", into 0.0.
         return (
             min(max(self.start_s / duration_s, 0.0), 1.0) + 0.0,
             min(max(self.end_s / duration_s, 0.0), 1.0) + 0.0,
@@ -61,7 +61,7 @@ def iou(a: Span, b: Span) -> float:
 
 
 def best_iou(predicted: Span | None, references: Sequence[Span]) -> float:
-    """IoU with the reference that fits best; 0 for an unreadable prediction."""
+    """IoU with the reference that fits best; 0 for a prediction that could not be read."""
     if predicted is None:
         return 0.0
     return max((iou(predicted, reference) for reference in references), default=0.0)

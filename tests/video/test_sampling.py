@@ -38,8 +38,8 @@ def focus_requests(draw):
 
 
 def usable(spans, duration_s):
-    clipped = [span.clipped(duration_s) for span in spans]
-    merged = merge(span for span in clipped if span is not None)
+    limited = [span.limited_to(duration_s) for span in spans]
+    merged = merge(span for span in limited if span is not None)
     return [span for span in merged if span.length_s >= 1e-6 * duration_s]
 
 

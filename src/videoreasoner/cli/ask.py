@@ -132,14 +132,14 @@ def _check_before_loading(
     video_time_limit: float,
 ) -> None:
     from videoreasoner.inference.query import Query
-    from videoreasoner.rows import read_rows_lenient
+    from videoreasoner.rows import read_rows
     from videoreasoner.video.isolated.file import GuardedVideoFile, check_time_limit
 
     check_time_limit(video_time_limit)
     if video is not None:
         GuardedVideoFile(video, video_time_limit).close()
     if batch is not None:
-        read_rows_lenient(batch)
+        read_rows(batch)
     if question is not None:
         Query(question, tuple(option or ()))
 

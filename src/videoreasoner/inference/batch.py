@@ -18,7 +18,7 @@ from videoreasoner.errors import RowError, SettingError, VideoError, VideoReason
 from videoreasoner.inference.answer import Answer
 from videoreasoner.inference.query import Query, check_mode
 from videoreasoner.inference.reasoner import Reasoner
-from videoreasoner.rows import Row, read_rows_lenient
+from videoreasoner.rows import Row, read_rows
 from videoreasoner.utils.jsonl import Record, RecordFile, is_failure
 
 
@@ -153,7 +153,7 @@ def _query(row: Row) -> Query | str:
 
 
 def _load(path: Path) -> list[Row | RowError]:
-    rows = list(read_rows_lenient(path))
+    rows = list(read_rows(path))
     seen: set[str] = set()
     for row in rows:
         if isinstance(row, Row):

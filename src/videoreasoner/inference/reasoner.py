@@ -279,7 +279,7 @@ class VideoSession:
         spans = [Span.around(keyframe.time_s, settings.keyframe_width_s) for keyframe in keyframes]
         if event is not None:
             spans.append(event)
-        key_spans = merge(limited for span in spans if (limited := span.clipped(duration_s)) is not None)
+        key_spans = merge(limited for span in spans if (limited := span.limited_to(duration_s)) is not None)
         keyframe_times_s = [keyframe.time_s for keyframe in keyframes]
         plan = focus_plan(duration_s, key_spans, settings.sampling, keyframe_times_s, self.key_times_s)
         if not plan.dense.any():

@@ -153,10 +153,10 @@ def focus_plan(
         SettingError: the duration is not a positive number.
     """
     uniform = uniform_plan(duration_s, settings, key_times_s)
-    clipped = [span.clipped(duration_s) for span in key_spans]
+    limited = [span.limited_to(duration_s) for span in key_spans]
     # A span shorter than this has no room for two distinct times.
     shortest_s = duration_s * 1e-6
-    spans = [s for s in merge(c for c in clipped if c is not None) if s.length_s >= shortest_s]
+    spans = [s for s in merge(c for c in limited if c is not None) if s.length_s >= shortest_s]
     if not spans:
         return uniform
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pydantic import ValidationError
 
 from videoreasoner.errors import MissingExtraError, RowError
-from videoreasoner.rows import Row, read_rows_lenient
+from videoreasoner.rows import Row, read_rows
 from videoreasoner.tasks import Task
 from videoreasoner.training.recipe import Source
 from videoreasoner.utils.validation import explain
@@ -146,7 +146,7 @@ def read_sources(
 
 
 def _read(source: Source) -> Iterator[Row | RowError]:
-    return read_rows_lenient(source.path) if source.path is not None else _dataset_rows(source)
+    return read_rows(source.path) if source.path is not None else _dataset_rows(source)
 
 
 def _dataset_rows(source: Source) -> Iterator[Row | RowError]:
