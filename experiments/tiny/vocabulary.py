@@ -1,4 +1,4 @@
-"""A small byte-level tokenizer with Qwen2's rules, learned from the synthetic world's own sentences."""
+"""A small byte-level tokenizer with the rules of Qwen2, learned from sentences about synthetic videos."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ _SPECIAL = [
     "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
 
-
-# Stated here, so that another default of the videos, or another task, leaves the shipped vocabulary as it is.
+# Fixed here, so that other defaults of the videos or another task do not change the shipped vocabulary.
 _EVENTS = (2, 3), (0.10, 0.28)
 _TASKS = (Task.EVENT, Task.KEY_ELEMENTS, Task.ANSWER)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from experiments.tiny.make import PROMPTS
+from experiments.tiny.model import PROMPTS
 from experiments.tiny.vocabulary import learn_tokenizer, sentences
 from videoreasoner.models.checkpoint import find_folder
 
