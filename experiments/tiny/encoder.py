@@ -91,8 +91,8 @@ def frames_and_truth(rng: np.random.Generator, count: int) -> tuple[NDArray[np.u
     """uint8[count, H, W, 3] frames, a third of them inside a detail, and bool[count, captions]."""
     images, truth = [], torch.zeros(count, len(CAPTIONS), dtype=torch.bool)
     for i in range(count):
-        detail = "digit" if rng.random() < 0.3 else "color"
-        world = random_world(rng, WorldSettings((2, 3), (0.10, 0.28), detail=detail))
+        settings = WorldSettings((2, 3), (0.10, 0.28), detail="digit" if rng.random() < 0.3 else "color")
+        world = random_world(rng, settings)
         event = world.events[int(rng.integers(len(world.events)))]
         kind = rng.random()
         if kind < 0.35:

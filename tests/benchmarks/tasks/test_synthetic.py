@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments.tiny import make as tiny
+from experiments.tiny import stages as tiny
 from tests.paths import ROOT
 from videoreasoner.benchmarks.tasks.needle import DETAILS_S, LENGTHS_S, Grid, cell_name, needle_benchmark, sweep
 from videoreasoner.benchmarks.tasks.synthetic import (
