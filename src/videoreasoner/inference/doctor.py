@@ -1,6 +1,6 @@
-"""What is installed and whether it works: versions, devices, optional parts, and a question asked for real.
+"""What is installed and whether it works: versions, devices, optional parts, and one real question.
 
-Each finding stands alone: a part that is broken is reported, and the others are looked at all the same.
+Each finding stands alone: a broken part is reported, and the others are examined all the same.
 """
 
 from __future__ import annotations
@@ -15,67 +15,33 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from videoreasoner.errors import VideoReasonerError
 from videoreasoner.version import __version__
 
 if TYPE_CHECKING:
     from videoreasoner.inference.reasoner import Reasoner
 
-# What a broken installation raises, from a missing library to a clash of versions.
-_BREAKAGE = (
-    ImportError,
-    OSError,
-    RuntimeError,
-    AttributeError,
-    TypeError,
-    ValueError,
-    KeyError,
-    NameError,
-    SyntaxError,
-    ArithmeticError,
-    VideoReasonerError,
-)
-
-
-@dataclass(frozen=True)
-class Extra:
-    """An optional part, named as in pyproject.toml.
-
-    Attributes:
-        module: what it needs to be importable.
-        purpose: what it is good for.
-    """
-
-    module: str
-    purpose: str
-
-
+_PARTS = {"torch": "torch", "transformers": "transformers", "PyAV": "av", "numpy": "numpy", "Pillow": "PIL"}
+# Optional part, as in pyproject.toml -> the module that it installs, and what it is for.
 EXTRAS = {
-    "retrieval": Extra("open_clip", "keyframes by open_clip encoders, such as PE-Core"),
-    "lora": Extra("peft", "training low-rank adapters (LoRA, QLoRA)"),
-    "datasets": Extra("datasets", "training rows from the Hugging Face hub"),
-    "plots": Extra("matplotlib", "the plots of `videoreasoner reproduce`"),
-}
-_PARTS = {
-    "torch": "torch",
-    "transformers": "transformers",
-    "PyAV": "av",
-    "numpy": "numpy",
-    "Pillow": "PIL",
+    "retrieval": ("open_clip", "keyframes by open_clip encoders, such as PE-Core"),
+    "lora": ("peft", "training low-rank adapters (LoRA, QLoRA)"),
+    "datasets": ("datasets", "training rows from the Hugging Face hub"),
+    "plots": ("matplotlib", "heat maps and plots of results"),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was examined.
 
     Attributes:
         name: of the part, device or check.
-        text: its version or state, in one line; what is wrong when it is broken.
-        ok: whether it works. A part that is merely not installed is not broken.
-        install: the command that installs it, where it is missing.
+        text: its version or state in one line, or what is wrong with it.
+        ok: whether it works. A part that is only not installed is not broken.
+        install: the command that installs it, when it is missing or broken.
     """
 
     name: str
@@ -86,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings. `ok` is that of the self-check, which goes through everything that has to work."""
+    """All findings. `ok` is that of the self-check, which uses every part that has to work."""
 
     versions: list[Finding]
     devices: list[Finding]
@@ -103,7 +69,7 @@ class Diagnosis:
 
 
 def diagnose(load: Callable[[], Reasoner]) -> Diagnosis:
-    """Look at everything. Takes about ten seconds, most of it loading torch.
+    """Examine everything. Takes about ten seconds, most of it for loading torch.
 
     Args:
         load: gives a reasoner with the shipped model.
@@ -115,40 +81,31 @@ def versions() -> list[Finding]:
     """This package, Python, and the libraries that matter."""
     python = f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}"
     found = [Finding("videoreasoner", __version__), Finding("Python", python)]
-    found += [_look(name, lambda module=module: _version(module)) for name, module in _PARTS.items()]  # type: ignore[misc]
-    return [*found, _look("FFmpeg", _ffmpeg)]
+    found += [_examine(name, partial(_version, module)) for name, module in _PARTS.items()]
+    return [*found, _examine("FFmpeg", _ffmpeg)]
 
 
 def devices() -> list[Finding]:
     """Processor and memory, and each accelerator that torch can use."""
-    found = [_look("CPU", _processor)]
-    try:
-        import torch
-
-        for number in range(torch.cuda.device_count()):
-            found.append(_look(f"cuda:{number}", lambda number=number: _cuda(number)))  # type: ignore[misc]
-        if torch.backends.mps.is_available():
-            found.append(Finding("mps", "Apple GPU"))
-    except _BREAKAGE as error:
-        found.append(Finding("accelerators", _line(error), ok=False))
-    return found
+    processor = _examine("CPU", _processor)
+    # Without a torch that can be imported, no accelerator can be asked for.
+    return [processor, *_accelerators()] if processor.ok else [processor]
 
 
 def extras() -> list[Finding]:
     """The optional parts, and how to install those that are missing."""
     found = []
-    for name, extra in EXTRAS.items():
-        command = install_command(name)
-        if importlib.util.find_spec(extra.module) is None:
-            found.append(Finding(name, f"not installed; {extra.purpose}", install=command))
+    for name, (module, purpose) in EXTRAS.items():
+        if importlib.util.find_spec(module) is None:
+            found.append(Finding(name, f"not installed; {purpose}", install=install_command(name)))
             continue
-        finding = _look(name, lambda module=extra.module: f"{module} {_version(module)}")  # type: ignore[misc]
-        found.append(finding if finding.ok else Finding(name, finding.text, ok=False, install=command))
+        finding = _examine(name, partial(_version, module), f"{module} ")
+        found.append(finding if finding.ok else Finding(name, finding.text, False, install_command(name)))
     return found
 
 
 def install_command(extra: str) -> str:
-    """What to type to get an optional part into this very Python."""
+    """The command that installs an optional part into this Python."""
     command = f'{shlex.quote(sys.executable)} -m pip install "videoreasoner[{extra}]"'
     try:
         # Without it, pip may replace a torch that was built for this machine's GPU.
@@ -158,9 +115,9 @@ def install_command(extra: str) -> str:
 
 
 def self_check(load: Callable[[], Reasoner]) -> Finding:
-    """Make a video, ask the model that ships about it, and compare with the truth."""
+    """Make a video, ask the shipped model about it, and compare the answer with the truth."""
     started = time.perf_counter()
-    finding = _look("self-check", lambda: _ask(load))
+    finding = _examine("self-check", partial(_ask, load))
     return Finding(finding.name, f"{finding.text} ({time.perf_counter() - started:.1f} s)", finding.ok)
 
 
@@ -175,19 +132,16 @@ def _ask(load: Callable[[], Reasoner]) -> str:
             f"the shipped model answered {answer.choice} where {row.answer} is right: torch computes wrongly on this "
             "machine, or the checkpoint was changed"
         )
-    return "made a video and answered a question about it rightly"
+    return "the answer to a question about a video made here is right"
 
 
-def _look(name: str, look: Callable[[], str]) -> Finding:
+def _examine(name: str, look: Callable[[], str], before: str = "") -> Finding:
     try:
-        return Finding(name, look())
-    except _BREAKAGE as error:
-        return Finding(name, _line(error), ok=False)
-
-
-def _line(error: BaseException) -> str:
-    words = " ".join(str(error).split())
-    return f"broken: {type(error).__name__}: {words[:300]}" if words else f"broken: {type(error).__name__}"
+        return Finding(name, before + look())
+    # A broken installation can raise anything, and the other parts are to be examined all the same.
+    except Exception as error:  # noqa: BLE001
+        words = " ".join(str(error).split())[:300]
+        return Finding(name, f"broken: {type(error).__name__}" + (f": {words}" if words else ""), ok=False)
 
 
 def _version(module: str) -> str:
@@ -206,6 +160,13 @@ def _processor() -> str:
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {memory / 2**30:.1f} GiB memory"
+
+
+def _accelerators() -> list[Finding]:
+    import torch
+
+    found = [_examine(f"cuda:{number}", partial(_cuda, number)) for number in range(torch.cuda.device_count())]
+    return [*found, Finding("mps", "Apple GPU")] if torch.backends.mps.is_available() else found
 
 
 def _cuda(number: int) -> str:
