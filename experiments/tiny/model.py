@@ -52,7 +52,9 @@ PATCHES = PatchSettings(
 
 def new_model(tokenizer: Qwen2Tokenizer, seed: int = 0) -> Any:
     """A Qwen2-VL with random weights."""
-    ids = tokenizer.convert_tokens_to_ids
+    ids: Any = tokenizer.convert_tokens_to_ids
+    # The signature of the class does not list the fields that all configurations have.
+    common: dict[str, Any] = {**_INITIAL, "attn_implementation": IMPLEMENTATION}
     config = Qwen2VLConfig(
         text_config={
             "vocab_size": 512,
@@ -81,8 +83,7 @@ def new_model(tokenizer: Qwen2Tokenizer, seed: int = 0) -> Any:
         vision_start_token_id=ids("<|vision_start|>"),
         vision_end_token_id=ids("<|vision_end|>"),
         tie_word_embeddings=True,
-        attn_implementation=IMPLEMENTATION,
-        **_INITIAL,
+        **common,
     )
     torch.manual_seed(seed)
     model = Qwen2VLForConditionalGeneration(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -55,9 +56,11 @@ def learn_tokenizer(prompts: Prompts, vocab_size: int = 512) -> Qwen2Tokenizer:
         ),
     )
     learned = json.loads(learner.to_str())["model"]
+    # transformers declares the merges as lines of text, and takes pairs as well.
+    merges: Any = [tuple(pair) for pair in learned["merges"]]
     return Qwen2Tokenizer(
         vocab=learned["vocab"],
-        merges=[tuple(pair) for pair in learned["merges"]],
+        merges=merges,
         unk_token="<|endoftext|>",
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",

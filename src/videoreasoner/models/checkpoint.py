@@ -123,7 +123,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder}: no config.json, so this is no checkpoint folder")
     try:
-        config = json.loads(path.read_text())
+        config: dict[str, Any] = json.loads(path.read_text())
         family = config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a model configuration ({error})") from error

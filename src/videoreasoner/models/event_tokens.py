@@ -33,7 +33,8 @@ def add_event_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[str
     """
     unknown = extend_tokenizer(tokenizer)
     rows = model.get_input_embeddings().weight.shape[0]
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _DESCRIPTIONS}
+    known = tokenizer.get_vocab()
+    ids = {token: known[token] for token in _DESCRIPTIONS}
     # A tokenizer that knows the tokens may come with a model that does not.
     missing = [token for token, row in ids.items() if token in unknown or row >= rows]
     if not missing:

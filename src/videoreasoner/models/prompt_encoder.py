@@ -113,4 +113,5 @@ class PromptEncoder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion; the event tokens stay visible, the end token goes."""
-        return self.tokenizer.decode([i for i in ids if i != self.end_id], skip_special_tokens=False).strip()
+        text = self.tokenizer.decode([i for i in ids if i != self.end_id], skip_special_tokens=False)
+        return str(text).strip()

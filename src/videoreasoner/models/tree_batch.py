@@ -125,7 +125,9 @@ class TreeBatch:
                 is not run again; it learns from these features if they carry a graph.
         """
         if features is not None:
-            encoded = BaseModelOutputWithPooling(pooler_output=[features[number] for number in self.clips])
+            # Declared as one tensor, though the models take and give a list with one for each clip.
+            rows: Any = [features[number] for number in self.clips]
+            encoded = BaseModelOutputWithPooling(pooler_output=rows)
             return {"mm_encoder_outputs": {"video": encoded}}
         return {
             "pixel_values_videos": torch.cat([patches[number].pixel_values for number in self.clips]),
@@ -222,5 +224,5 @@ class _LogProbHead(nn.Module):
 
     def _log_probs(self, hidden_ND: Tensor, labels_N: Tensor) -> Tensor:
         logits_NV = self.head(hidden_ND).float() / self.temperature
-        log_probs_NV = logits_NV.index_fill(1, self.banned, -torch.inf).log_softmax(-1)
+        log_probs_NV: Tensor = logits_NV.index_fill(1, self.banned, -torch.inf).log_softmax(-1)
         return log_probs_NV.gather(1, labels_N[:, None])[:, 0]

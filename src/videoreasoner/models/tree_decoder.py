@@ -254,7 +254,7 @@ def _stacked(model: Any, caches: Sequence[DynamicCache]) -> DynamicCache:
         return caches[0]
     stacked = DynamicCache(config=model.config.get_text_config())
     for number in range(len(caches[0].layers)):
-        layers = [cache.layers[number] for cache in caches]
+        layers: list[Any] = [cache.layers[number] for cache in caches]
         # float[1, H, L, D] each; filled up along L, so that comes first.
         keys, values = (
             pad_sequence([part[0].transpose(0, 1) for part in parts], batch_first=True).transpose(1, 2)

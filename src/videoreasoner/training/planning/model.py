@@ -120,7 +120,8 @@ def read_model(recipe: Recipe) -> PlannedModel:
     if key is not None and not is_here:
         settings = Settings().changed(**recipe.settings)
         patches = PatchSettings(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
-        encoder = PromptEncoder(_CharacterCounter(), settings.prompts)
+        counter: Any = _CharacterCounter()
+        encoder = PromptEncoder(counter, settings.prompts)
         return PlannedModel(meta_model(PUBLISHED[key]), settings, patches, encoder, False, note)
     folder = find_folder(name, weights=False)
     settings = Settings.load(folder).changed(**recipe.settings)

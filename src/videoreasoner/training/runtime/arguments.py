@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from videoreasoner.errors import SettingError
 from videoreasoner.training.recipe import LOST_UPDATES, Recipe, loses_updates
@@ -101,7 +103,7 @@ def check_optimizer(args: TrainingArguments, model: Any) -> None:
     try:
         Trainer.get_optimizer_cls_and_kwargs(args, model)
     except (ValueError, ImportError, TypeError) as error:
-        raise SettingError(f"optim {args.optim.value}: cannot be used here ({error})") from error
+        raise SettingError(f"optim {OptimizerNames(args.optim).value}: cannot be used here ({error})") from error
 
 
 def has_fsdp(args: TrainingArguments) -> bool:
@@ -125,14 +127,16 @@ def _check_names(args: TrainingArguments) -> None:
         SettingError: one of them cannot be made.
     """
     optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=args.learning_rate)
+    # A dictionary: the text that it may be given as has been read by now.
+    more: Any = args.lr_scheduler_kwargs
     try:
-        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs)
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, more)
     except (ValueError, TypeError) as error:
         raise SettingError(
-            f"lr_scheduler_type {args.lr_scheduler_type.value}: {error}; give what it needs as "
+            f"lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value}: {error}; give what it needs as "
             "trainer.lr_scheduler_kwargs"
         ) from error
-    for name in args.report_to:
+    for name in args.report_to or ():
         try:
             get_reporting_integration_callbacks([name])[0]()
         except (ValueError, ImportError, RuntimeError) as error:

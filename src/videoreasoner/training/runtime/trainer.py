@@ -111,6 +111,8 @@ class TreeTrainer(Trainer):
     held_out_prefix = ""
     """Begins the names of the metrics of held-out samples, where training has metrics of the same names."""
 
+    # transformers declares that it may be None.
+    model: Any
     # Each loss function divides by the totals of the whole step, so transformers must not divide again.
     loss_is_scaled_for_ga = True
 
@@ -121,7 +123,9 @@ class TreeTrainer(Trainer):
         self._skipped = {(s.source, s.row): s for s in run.skipped}
         self._step_rows: list[tuple[str, str]] = []
         self._micro_batches: list[dict[str, Any]] = []
-        super().__init__(model=run.model, args=run.args, train_dataset=run.dataset, data_collator=ExampleBatch.collate)
+        # transformers declares that a batch is a dictionary, and hands on whatever it is.
+        collate: Any = ExampleBatch.collate
+        super().__init__(model=run.model, args=run.args, train_dataset=run.dataset, data_collator=collate)
         self.remove_callback(PrinterCallback)
 
     def step_losses(self, batches: Sequence[ExampleBatch]) -> list[LossFunction | None]:
@@ -265,7 +269,7 @@ class TreeTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         # The data set decides the order; any other sampler would shuffle it a second time.
-        return torch.utils.data.SequentialSampler(self.train_dataset)
+        return torch.utils.data.SequentialSampler(self.run.dataset)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.run.folder.staging)
@@ -281,7 +285,7 @@ class TreeTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint beside the others, then give it its name."""
-        folder, keep = self.run.folder, self.args.save_total_limit
+        folder, keep = self.run.folder, self.run.recipe.save_total_limit
         with folder.saving(f"step {self.state.global_step}: the checkpoint", self.args.should_save):
             if self.args.should_save:
                 shutil.rmtree(folder.staging, ignore_errors=True)
@@ -294,7 +298,7 @@ class TreeTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         model.save_pretrained(folder, state_dict=state_dict)
