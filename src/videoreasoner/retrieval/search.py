@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +13,21 @@ from numpy.typing import NDArray
 from videoreasoner.retrieval.encoder import TextImageEncoder
 from videoreasoner.retrieval.keyframes import (
     Keyframe,
+    Moment,
     SegmentScores,
     distinct_elements,
+    find_moments,
     retrieval_times,
     score_segments,
     select_keyframes,
 )
 from videoreasoner.settings import Settings
 from videoreasoner.utils.stopwatch import Stopwatch
+from videoreasoner.version import __version__
 from videoreasoner.video.reader import VideoReader
+
+# The settings that decide a search, beside the encoder.
+SEARCH_SETTINGS = ("retrieval_rate_fps", "retrieval_max_frames", "retrieval_segment_frames", "sparse_seek")
 
 # Most bytes of pixels that are handed to the encoder at a time: an hour of video is never in memory as a whole, nor are
 # many 4K frames.
@@ -48,6 +55,50 @@ class SearchedFrames:
 def sparse_key_times(video: VideoReader, settings: Settings) -> NDArray[np.float64]:
     """float64[K], seconds: the key frames on which sparse frames stand; empty unless `sparse_seek` is "keyframe"."""
     return video.key_times_s if settings.sparse_seek == "keyframe" else np.empty(0)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """When texts can be seen in one video.
+
+    Attributes:
+        video: path or URL.
+        duration_s: its length in seconds.
+        encoder: name of the text-image encoder.
+        settings: the settings that decided the search.
+        texts: N texts.
+        moments: the best moments of each text, best first.
+        segments: the scores of all texts in all segments, in the order of `texts`.
+        frames_searched: how many frames were compared with the texts.
+        notes: what could not be read or decoded, in sentences.
+    """
+
+    video: str
+    duration_s: float
+    encoder: str
+    settings: dict[str, Any]
+    texts: list[str]
+    moments: list[list[Moment]]
+    segments: SegmentScores
+    frames_searched: int
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {
+            "video": self.video,
+            "duration_s": self.duration_s,
+            "encoder": self.encoder,
+            "settings": self.settings,
+            "frames_searched": self.frames_searched,
+            "segment_times_s": self.segments.times_s.tolist(),
+            "texts": [
+                {"text": text, "moments": [asdict(moment) for moment in moments], "segment_scores": scores.tolist()}
+                for text, moments, scores in zip(self.texts, self.moments, self.segments.scores, strict=True)
+            ],
+            "notes": self.notes,
+            "version": __version__,
+        }
 
 
 class VideoSearch:
@@ -123,3 +174,28 @@ class VideoSearch:
         """One keyframe for each of the first `max_key_elements` distinct elements, highest score first."""
         looked_for = distinct_elements(elements)[: self.settings.max_key_elements]
         return select_keyframes(self.score(searched, looked_for), looked_for) if looked_for else []
+
+    def find(self, video: VideoReader, texts: Sequence[str], most: int) -> SearchResult:
+        """When each text can be seen in a video.
+
+        Args:
+            video: the open video.
+            texts: what to look for.
+            most: how many moments to return for each text at most.
+
+        Raises:
+            VideoError: the video holds no usable frame.
+        """
+        searched = self.search(video)
+        segments = self.score(searched, texts)
+        return SearchResult(
+            video=video.name,
+            duration_s=video.duration_s,
+            encoder=self.encoder.name,
+            settings={name: getattr(self.settings, name) for name in SEARCH_SETTINGS},
+            texts=list(texts),
+            moments=[find_moments(segments, row, most) for row in range(len(texts))],
+            segments=segments,
+            frames_searched=len(searched),
+            notes=video.problems,
+        )

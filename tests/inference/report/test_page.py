@@ -234,7 +234,7 @@ def test_a_page_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path) -> Non
     with pytest.raises(SettingError, match="cannot be written"):
         write_report(replace(ANSWER, video=str(video_file)), tmp_path)
     assert old.read_text() == "old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["video.mp4", "page.html"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "video.mp4"]
 
 
 def test_a_video_of_any_shape_can_be_shown(tmp_path: Path) -> None:

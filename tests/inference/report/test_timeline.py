@@ -53,7 +53,7 @@ def test_lanes_show_what_there_is_and_nothing_else() -> None:
     assert lanes(CASES["direct"])[0].text == "20 sparse"
     assert lanes(replace(CASES["direct"], frames=[])) == []
     many = {lane.kind: lane for lane in lanes(CASES["200 key spans"])}
-    assert many["spans"].text == "200 spans, 1.0 s in all"
+    assert many["spans"].text == "200 spans, 1.0 s together"
     assert len(many["spans"].marks) == 200
 
 

@@ -1,4 +1,4 @@
-"""Small pictures of a video at given times, small enough together to travel inside a page."""
+"""Pictures of a video at given times, small enough to be part of a page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image
 
 from videoreasoner.video.reader import VideoReader
 
-# Longest side in pixels and WebP quality, best first; the first rung that fits is taken.
-_RUNGS = ((320, 80), (320, 65), (256, 60), (192, 55), (160, 45), (128, 40), (96, 30), (64, 20))
+# Longest side in pixels and WebP quality, best first; the first size that fits is taken.
+_SIZES = ((320, 80), (320, 65), (256, 60), (192, 55), (160, 45), (128, 40), (96, 30), (64, 20))
 _SAMPLE = 8
 _PREFIX = "data:image/webp;base64,"
 
@@ -36,7 +36,7 @@ def take_pictures(video: VideoReader, uses: Mapping[float, int], limit_bytes: in
 
     Args:
         video: the video.
-        uses: seconds, and how often the picture of that time stands in the page.
+        uses: seconds of each picture, and how often it stands in the page.
         limit_bytes: most characters of all data URIs together.
 
     Returns:
@@ -48,13 +48,13 @@ def take_pictures(video: VideoReader, uses: Mapping[float, int], limit_bytes: in
     if not uses:
         return {}
     times = sorted(uses)
-    side = _RUNGS[0][0]
+    side = _SIZES[0][0]
     images: dict[float, Image.Image] = {}
     # One frame at a time, and scaled while it is decoded: a page of 4K frames would be gigabytes.
     for time_s, (_, pixels) in zip(times, video.iter_frames_at(times, short_side=side), strict=True):
         images[time_s] = Image.fromarray(pixels)
         images[time_s].thumbnail((side, side), Image.Resampling.LANCZOS)
-    for side, quality in _RUNGS[_first_rung(images, uses, limit_bytes) :]:
+    for side, quality in _SIZES[_first_size(images, uses, limit_bytes) :]:
         pictures = {time_s: _picture(image, side, quality) for time_s, image in images.items()}
         size = _size(pictures, uses)
         if size <= limit_bytes:
@@ -78,14 +78,14 @@ def count_uses(*times_s: Collection[float]) -> dict[float, int]:
     return uses
 
 
-def _first_rung(images: Mapping[float, Image.Image], uses: Mapping[float, int], limit_bytes: int) -> int:
-    """The first rung that seems to fit, judged by a few pictures: hundreds take seconds to compress once."""
+def _first_size(images: Mapping[float, Image.Image], uses: Mapping[float, int], limit_bytes: int) -> int:
+    """The first size that seems to fit, judged by a few pictures: to compress hundreds takes seconds."""
     few = list(images)[:: max(1, len(images) // _SAMPLE)]
     share = sum(uses[time_s] for time_s in few) / sum(uses.values())
-    for number, (side, quality) in enumerate(_RUNGS[:-1]):
+    for number, (side, quality) in enumerate(_SIZES[:-1]):
         if _size({time_s: _picture(images[time_s], side, quality) for time_s in few}, uses) <= limit_bytes * share:
             return number
-    return len(_RUNGS) - 1
+    return len(_SIZES) - 1
 
 
 def _size(pictures: Mapping[float, Picture], uses: Mapping[float, int]) -> int:

@@ -1,4 +1,4 @@
-"""A video from left to right: what lies where, in percent of its width. Pure."""
+"""What lies where in a video, in percent of its length, for drawing it from left to right. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LISTED = 2
 
 @dataclass(frozen=True)
 class Mark:
-    """Something in a lane.
+    """One drawn thing in a lane.
 
     Attributes:
-        shape: how it is drawn.
+        shape: what is drawn.
         left, width: percent of the video; `width` is 0 for a moment.
     """
 
@@ -35,7 +35,7 @@ class Lane:
 
     Attributes:
         kind: truth, event, spans, keyframes or frames.
-        name, text: its label, and what it shows in words.
+        name, text: its label, and the same in words.
     """
 
     kind: str
@@ -64,16 +64,16 @@ def lanes(answer: Answer, true_events: Sequence[Span] = ()) -> list[Lane]:
     ):
         made.append(Lane(kind, name, _listed(spans, duration_s), tuple(_span(span, duration_s) for span in spans)))
     count = len(answer.keyframes)
-    keyframes = tuple(Mark("keyframe", _percent(k.time_s, duration_s)) for k in answer.keyframes)
+    keyframes = tuple(Mark("keyframe", percent(k.time_s, duration_s)) for k in answer.keyframes)
     if count > _LISTED:
         text = f"{count} found"
     else:
         text = ", ".join(clock(time_s, duration_s, 1) for time_s in sorted(k.time_s for k in answer.keyframes))
     made.append(Lane("keyframes", "Keyframes", text, keyframes))
     dense = sum(frame.dense for frame in answer.frames)
-    # Tall ones last, so that a short one does not hide behind them.
+    # Dense frames are drawn last, over the sparse ones, because their marks are taller.
     frames = sorted(answer.frames, key=lambda frame: frame.dense)
-    marks = tuple(Mark("dense" if f.dense else "sparse", _percent(f.time_s, duration_s)) for f in frames)
+    marks = tuple(Mark("dense" if f.dense else "sparse", percent(f.time_s, duration_s)) for f in frames)
     text = f"{dense} dense (tall), {len(frames) - dense} sparse" if dense else f"{len(frames)} sparse"
     made.append(Lane("frames", "Frames seen", text, marks))
     return [lane for lane in made if lane.marks]
@@ -84,11 +84,11 @@ def ticks(duration_s: float) -> list[Tick]:
     step = next((step for step in _STEPS_S if duration_s / step <= _MOST_TICKS), duration_s / _MOST_TICKS)
     digits = 0 if step >= 1 else 2
     count = int(duration_s / step + 1e-9) + 1
-    return [Tick(_percent(i * step, duration_s), clock(i * step, duration_s, digits)) for i in range(count)]
+    return [Tick(percent(i * step, duration_s), clock(i * step, duration_s, digits)) for i in range(count)]
 
 
 def clock(time_s: float, duration_s: float, digits: int = 2) -> str:
-    """A time as people write it: `4.25 s` in a video of up to 100 seconds, else `1:04.25` or `1:01:04.25`."""
+    """A time for people to read: `4.25 s` in a video of up to 100 seconds, else `1:04.25` or `1:01:04.25`."""
     if duration_s <= 100:
         return f"{time_s:.{digits}f} s"
     # Rounded first: 59.999 s is 1:00, not 0:60.
@@ -104,16 +104,17 @@ def clock(time_s: float, duration_s: float, digits: int = 2) -> str:
 
 def _listed(spans: Sequence[Span], duration_s: float) -> str:
     if len(spans) > _LISTED:
-        return f"{len(spans)} spans, {sum(span.length_s for span in spans):.1f} s in all"
+        return f"{len(spans)} spans, {sum(span.length_s for span in spans):.1f} s together"
     return ", ".join(
         f"{clock(s.start_s, duration_s, 1).removesuffix(' s')} to {clock(s.end_s, duration_s, 1)}" for s in spans
     )
 
 
 def _span(span: Span, duration_s: float) -> Mark:
-    left = _percent(span.start_s, duration_s)
-    return Mark("span", left, _percent(span.end_s, duration_s) - left)
+    left = percent(span.start_s, duration_s)
+    return Mark("span", left, percent(span.end_s, duration_s) - left)
 
 
-def _percent(time_s: float, duration_s: float) -> float:
+def percent(time_s: float, duration_s: float) -> float:
+    """A time as percent of the video, from 0 to 100."""
     return min(max(time_s / duration_s, 0.0), 1.0) * 100
