@@ -36,7 +36,6 @@ UNTESTED = [
     "training.data.examples",
     "training.data.frames",
     "training.data.sources",
-    "training.grpo.retrieval_reward",
     "training.grpo.setup",
     "training.planning.memory",
     "training.planning.row_sizes",

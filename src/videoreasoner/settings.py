@@ -15,6 +15,8 @@ from videoreasoner.utils.validation import explain
 from videoreasoner.video.sampling import SamplingSettings
 
 SETTINGS_FILE = "videoreasoner.json"
+# The settings that decide a search for texts, beside the encoder.
+SEARCH_SETTINGS = ("retrieval_rate_fps", "retrieval_max_frames", "retrieval_segment_frames", "sparse_seek")
 
 
 class Settings(BaseModel):

@@ -14,6 +14,7 @@ from videoreasoner.cli.options import (
     ModelOption,
     ModeOption,
     VideoTimeLimitOption,
+    check_report,
     load_reasoner,
     takes_settings,
 )
@@ -70,43 +71,42 @@ def ask(
         raise SettingError("--out and --video-root go with --batch")
     if report is None and (true_answer is not None or true_event is not None):
         raise SettingError("--true-answer and --true-event go with --report")
-    # Checked before a model is loaded: a typing mistake should not cost a minute.
-    _check_before_loading(video, question, option, batch, video_time_limit)
-    truth = None
-    if report is not None and video is not None and question is not None:
-        _check_report(report, video)
-        truth = _truth(video, question, option, true_answer, true_event)
-    reasoner = load_reasoner(
-        model, device, free_event=free_event, video_time_limit_s=video_time_limit, settings=settings
-    )
+    from videoreasoner.inference.query import Query
+    from videoreasoner.rows import read_rows
+    from videoreasoner.video.isolated.file import GuardedVideoFile, check_time_limit
+
+    def load() -> Reasoner:
+        return load_reasoner(
+            model, device, free_event=free_event, video_time_limit_s=video_time_limit, settings=settings
+        )
+
+    # Rows, question and video are checked before a model is loaded: a typing mistake should not cost a minute.
+    check_time_limit(video_time_limit)
     if batch is not None and out is not None:
-        _answer_batch(reasoner, batch, out, mode, video_root)
+        read_rows(batch)
+        _answer_batch(load(), batch, out, mode, video_root)
         return
     assert video is not None
     assert question is not None
-    answer = reasoner.ask(video, question, option or (), mode)
-    if as_json:
-        typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
-    else:
-        from videoreasoner.cli.text import describe
-
-        typer.echo(describe(answer))
+    Query(question, tuple(option or ()))
     if report is not None:
-        from videoreasoner.inference.report.page import write_report
+        check_report(report, video)
+    truth = _truth(video, question, option, true_answer, true_event)
+    # Opened once, for the check, the answer and the pictures of the page.
+    with GuardedVideoFile(video, video_time_limit) as opened:
+        answer = load().ask(opened, question, option or (), mode)
+        if as_json:
+            typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
+        else:
+            from videoreasoner.cli.text import describe
 
-        write_report(answer, report, truth, video_time_limit)
-        if not as_json:
-            typer.echo(f"Report        {report}")
+            typer.echo(describe(answer))
+        if report is not None:
+            from videoreasoner.inference.report.answer_page import write_report
 
-
-def _check_report(report: Path, video: str) -> None:
-    from videoreasoner.video.pyav.opening import local_path
-
-    if report.is_dir() or not report.parent.is_dir():
-        raise SettingError(f"--report {report}: give a file name in a folder that exists")
-    video_file = local_path(video)
-    if video_file is not None and report.exists() and report.samefile(video_file):
-        raise SettingError(f"--report {report}: that is the video; give the page a name of its own")
+            write_report(answer, report, truth, video=opened)
+            if not as_json:
+                typer.echo(f"Report        {report}")
 
 
 def _truth(
@@ -122,26 +122,6 @@ def _truth(
         return Row.model_validate({**known, "answer": answer, "event": event})
     except ValidationError as error:
         raise QuestionError(f"--true-answer or --true-event cannot be used: {explain(error)}") from error
-
-
-def _check_before_loading(
-    video: str | None,
-    question: str | None,
-    option: list[str] | None,
-    batch: Path | None,
-    video_time_limit: float,
-) -> None:
-    from videoreasoner.inference.query import Query
-    from videoreasoner.rows import read_rows
-    from videoreasoner.video.isolated.file import GuardedVideoFile, check_time_limit
-
-    check_time_limit(video_time_limit)
-    if video is not None:
-        GuardedVideoFile(video, video_time_limit).close()
-    if batch is not None:
-        read_rows(batch)
-    if question is not None:
-        Query(question, tuple(option or ()))
 
 
 def _answer_batch(reasoner: Reasoner, rows: Path, out: Path, mode: str, video_root: Path | None) -> None:

@@ -24,8 +24,9 @@ def demo(
     """Make a video, ask about something that shows for half a second, and write the evidence as pages."""
     from videoreasoner.cli.text import describe
     from videoreasoner.inference.query import Query
-    from videoreasoner.inference.report.page import write_report
+    from videoreasoner.inference.report.answer_page import write_report
     from videoreasoner.synthetic.videos import VideoSettings, make_videos
+    from videoreasoner.video.isolated.file import GuardedVideoFile
 
     # A folder for each seed, so that nothing has to be replaced.
     folder = out / f"seed-{seed}"
@@ -35,18 +36,19 @@ def demo(
     typer.echo(f"Loading the model {model} ...\n")
     reasoner = load_reasoner(model)
     pages = []
-    for row in (plain, detail):
-        query = Query(row.question, tuple(row.options or ()))
-        answers = {mode: reasoner.ask_many(video, [query], mode)[0] for mode in ("direct", "focus")}
-        truth = (row.options or [])["ABCD".index(row.answer or "A")]
-        typer.echo(f"Question      {row.question}   (true: {truth})")
-        typer.echo(f"Evenly spread {answers['direct'].text}   (mode direct, {answers['direct'].timing['total']:.2f} s)")
-        typer.echo(describe(answers["focus"]) + "\n")
-        name = str(row.id).split("-")[-2]
-        record = {mode: answer.to_dict() for mode, answer in answers.items()}
-        (folder / f"answer-{name}.json").write_text(json.dumps(record, indent=2) + "\n")
-        page = folder / f"answer-{name}.html"
-        write_report(answers["focus"], page, row)
-        pages.append(page)
+    with GuardedVideoFile(video) as opened:
+        for row in (plain, detail):
+            query = Query(row.question, tuple(row.options or ()))
+            answers = {mode: reasoner.ask_many(opened, [query], mode)[0] for mode in ("direct", "focus")}
+            truth = (row.options or [])["ABCD".index(row.answer or "A")]
+            typer.echo(f"Question      {row.question}   (true: {truth})")
+            typer.echo(f"Evenly spread {answers['direct'].text}   (mode direct, {answers['direct'].timing['total']:.2f} s)")
+            typer.echo(describe(answers["focus"]) + "\n")
+            name = str(row.id).split("-")[-2]
+            record = {mode: answer.to_dict() for mode, answer in answers.items()}
+            (folder / f"answer-{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+            page = folder / f"answer-{name}.html"
+            write_report(answers["focus"], page, row, video=opened)
+            pages.append(page)
     typer.echo(f"Video     {video}\nAnswers  {folder}/answer-plain.json, {folder}/answer-detail.json")
     typer.echo("\n".join(f"Page     {page}" for page in pages))

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from videoreasoner.cli import ask, demo, doctor, evaluate, synthetic, train
+from videoreasoner.cli import ask, demo, doctor, evaluate, search, synthetic, train
 from videoreasoner.errors import VideoReasonerError
 from videoreasoner.version import __version__
 
@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("ask")(ask.ask)
+app.command("search")(search.search)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.add_typer(synthetic.app, name="synthetic")

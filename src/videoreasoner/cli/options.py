@@ -6,6 +6,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -136,3 +137,18 @@ def load_reasoner(
         video_time_limit_s=video_time_limit_s,
         **(settings or {}),
     )
+
+
+def check_report(report: Path, video: str) -> None:
+    """Refuse a page that could not be written after the work is done, or that would replace the video.
+
+    Raises:
+        SettingError: there is no such folder, the name is that of a folder, or it is the video itself.
+    """
+    from videoreasoner.video.pyav.opening import local_path
+
+    if report.is_dir() or not report.parent.is_dir():
+        raise SettingError(f"--report {report}: give a file name in a folder that exists")
+    video_file = local_path(video)
+    if video_file is not None and report.exists() and report.samefile(video_file):
+        raise SettingError(f"--report {report}: that is the video; give the page a name of its own")

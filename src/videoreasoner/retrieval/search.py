@@ -21,13 +21,10 @@ from videoreasoner.retrieval.keyframes import (
     score_segments,
     select_keyframes,
 )
-from videoreasoner.settings import Settings
+from videoreasoner.settings import SEARCH_SETTINGS, Settings
 from videoreasoner.utils.stopwatch import Stopwatch
 from videoreasoner.version import __version__
 from videoreasoner.video.reader import VideoReader
-
-# The settings that decide a search, beside the encoder.
-SEARCH_SETTINGS = ("retrieval_rate_fps", "retrieval_max_frames", "retrieval_segment_frames", "sparse_seek")
 
 # Most bytes of pixels that are handed to the encoder at a time: an hour of video is never in memory as a whole, nor are
 # many 4K frames.

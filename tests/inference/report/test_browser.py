@@ -9,7 +9,7 @@ import pytest
 from tests.browser import Visit, visit
 from tests.inference.report.answers import ANSWER, CASES, MARKUP, MARKUP_NAME, TRUTH
 from tests.video.videos import Recipe
-from videoreasoner.inference.report.page import render
+from videoreasoner.inference.report.answer_page import render
 from videoreasoner.inference.report.pictures import count_uses, take_pictures
 from videoreasoner.video.pyav.file import VideoFile
 

@@ -15,14 +15,14 @@ from tests.inference.report.answers import ANSWER, CASES, DIRECT, MARKUP, TRUTH
 from tests.video.videos import Recipe
 from videoreasoner.errors import SettingError, VideoError
 from videoreasoner.inference.answer import Answer, FrameUse
-from videoreasoner.inference.report.page import render, write_report
+from videoreasoner.inference.report.answer_page import render, write_report
 from videoreasoner.inference.report.pictures import Picture
 from videoreasoner.retrieval.keyframes import Keyframe
 
 VOID = {"meta", "link", "img", "line", "rect", "path", "br"}
 
 
-class _Reader(HTMLParser):
+class PageReader(HTMLParser):
     """Text and elements of a page; refuses elements that are not closed in order."""
 
     def __init__(self, page: str) -> None:
@@ -56,8 +56,8 @@ class _Reader(HTMLParser):
         return sum(t == tag and attributes.items() <= a.items() for t, a in self.elements)
 
 
-def _read(answer: Answer, truth: object = None) -> _Reader:
-    return _Reader(render(answer, {}, TRUTH if truth else None))
+def _read(answer: Answer, truth: object = None) -> PageReader:
+    return PageReader(render(answer, {}, TRUTH if truth else None))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -127,7 +127,7 @@ def test_the_truth_is_compared_only_where_it_is_known() -> None:
     assert "This is the true answer." not in wrong
     assert "overlap" not in _read(replace(ANSWER, event=None), truth=True).text
     page = render(CASES["no options"], {}, TRUTH.model_copy(update={"answer": MARKUP, "options": None}))
-    assert f"True answer: {MARKUP}" in _Reader(page).text.replace("  ", " ")
+    assert f"True answer: {MARKUP}" in PageReader(page).text.replace("  ", " ")
     assert "This is the true answer." not in page
 
 
@@ -159,7 +159,7 @@ def test_marks_lie_where_they_belong() -> None:
 def test_a_picture_that_is_not_there_is_said() -> None:
     picture = Picture("data:image/webp;base64,AAAA", 4, 3)
     times = [f.time_s for f in ANSWER.frames]
-    page = _Reader(render(ANSWER, dict.fromkeys(times[:5], picture)))
+    page = PageReader(render(ANSWER, dict.fromkeys(times[:5], picture)))
     assert page.count("img", src=picture.uri, width="4", height="3") == 5
     assert "Pictures of 5 of 20 fit" in page.text
     # Keyframe 0.72 is no frame of the clip, and 0.6 is the seventh.
@@ -198,7 +198,7 @@ def test_a_page_stays_below_a_megabyte_whatever_the_video(tmp_path: Path, frames
     path = tmp_path / "page.html"
     write_report(answer, path)
     assert 100_000 < path.stat().st_size < 1_000_000
-    page = _Reader(path.read_text(encoding="utf-8"))
+    page = PageReader(path.read_text(encoding="utf-8"))
     assert page.count("img") == frames + keyframes
     assert "fit into this page" not in page.text
 
@@ -214,7 +214,7 @@ def test_the_page_of_an_answer_is_that_of_its_record(tmp_path: Path) -> None:
 def test_pictures_show_the_video_at_their_times(tmp_path: Path) -> None:
     video_file = Recipe("video.mp4", count=50).make(tmp_path)
     write_report(replace(ANSWER, video=str(video_file)), tmp_path / "page.html")
-    page = _Reader((tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = PageReader((tmp_path / "page.html").read_text(encoding="utf-8"))
     pictures = [(a["alt"], a["src"]) for tag, a in page.elements if tag == "img"]
     assert len(pictures) == 22
     assert len({source for _, source in pictures}) == 21
@@ -245,4 +245,4 @@ def test_a_video_of_any_shape_can_be_shown(tmp_path: Path) -> None:
         Recipe("single.mp4", count=1),
     ):
         write_report(replace(ANSWER, video=str(recipe.make(tmp_path))), tmp_path / "page.html")
-        assert _Reader((tmp_path / "page.html").read_text(encoding="utf-8")).count("img") == 22
+        assert PageReader((tmp_path / "page.html").read_text(encoding="utf-8")).count("img") == 22
