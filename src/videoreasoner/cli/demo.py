@@ -42,7 +42,9 @@ def demo(
             answers = {mode: reasoner.ask_many(opened, [query], mode)[0] for mode in ("direct", "focus")}
             truth = (row.options or [])["ABCD".index(row.answer or "A")]
             typer.echo(f"Question      {row.question}   (true: {truth})")
-            typer.echo(f"Evenly spread {answers['direct'].text}   (mode direct, {answers['direct'].timing['total']:.2f} s)")
+            typer.echo(
+                f"Evenly spread {answers['direct'].text}   (mode direct, {answers['direct'].timing['total']:.2f} s)"
+            )
             typer.echo(describe(answers["focus"]) + "\n")
             name = str(row.id).split("-")[-2]
             record = {mode: answer.to_dict() for mode, answer in answers.items()}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.training.grpo.test_rewards import score
-from tests.training.queries import row
+from tests.training.random_examples import row
 from videoreasoner.retrieval.search import VideoSearch
 from videoreasoner.settings import Settings
 from videoreasoner.spans import Span

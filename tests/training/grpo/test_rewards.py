@@ -13,12 +13,9 @@ from hypothesis import strategies as st
 
 from tests.training.random_examples import DURATION_S, row
 from videoreasoner.errors import RewardError, SettingError, VideoError
-from videoreasoner.retrieval.search import VideoSearch
 from videoreasoner.rows import Row
-from videoreasoner.settings import Settings
 from videoreasoner.spans import Span, iou
 from videoreasoner.tasks import Task, event_text
-from videoreasoner.training.grpo.retrieval_reward import KeyElementRetrieval
 from videoreasoner.training.grpo.rewards import Reward, Rewards, TaskReward, load_rewards, reference_fields
 from videoreasoner.video.pyav.file import VideoFile
 

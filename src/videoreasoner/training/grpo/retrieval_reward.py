@@ -32,7 +32,6 @@ class KeyElementRetrieval:
     """
 
     tasks = (Task.KEY_ELEMENTS,)
-    field = Task.EVENT
 
     def __init__(self, encoder: TextImageEncoder, settings: Settings, open_video: Callable[[str], VideoReader]) -> None:
         self._search = VideoSearch(encoder, settings)
