@@ -37,9 +37,6 @@ UNTESTED = [
     "training.data.frames",
     "training.data.sources",
     "training.grpo.setup",
-    "training.planning.memory",
-    "training.planning.row_sizes",
-    "training.planning.model",
     "training.runtime.metrics_file",
     "training.runtime.setup",
 ]
