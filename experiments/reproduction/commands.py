@@ -25,7 +25,7 @@ def list_commands(recipe: Reproduction) -> dict[str, Command]:
 
     def add(name: str, arguments: Sequence[str], folder: Path, needs: Sequence[str], content: Any = None) -> None:
         identity = hash_data([content or arguments, [commands[need].hash for need in needs]])
-        commands[name] = Command(name, list(arguments), folder, list(needs), identity)
+        commands[name] = Command(name, list(arguments), out, folder, list(needs), identity)
 
     def make_videos(name: str, videos: VideoSet, seed: int, subset: str) -> None:
         folder = out / "videos" / name

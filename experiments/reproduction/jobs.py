@@ -1,8 +1,7 @@
 """Run commands in processes of their own, several at once, in the order of their needs.
 
-`stamps/<name>.json` holds the hash of a command and its times. A command is skipped if its stamp says that it has
-ended; otherwise it is started (again) and resumes by itself. Every process imports this module, so it imports nothing
-large.
+The stamp of a command holds its hash and its times. A command is skipped if its stamp says that it has ended; otherwise
+it is started (again) and resumes by itself. Every process imports this module, so it imports nothing large.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ class Command:
     Attributes:
         name: names its log and its stamp.
         arguments: what follows `videoreasoner`.
+        out: the folder of all commands; it holds the logs and stamps.
         folder: what it writes.
         needs: names of the commands that must have ended before.
         hash: of everything that decides what it writes, including the commands that it needs.
@@ -47,56 +47,57 @@ class Command:
 
     name: str
     arguments: list[str]
+    out: Path
     folder: Path
     needs: list[str]
     hash: str
 
+    @property
+    def log_path(self) -> Path:
+        return self.out / "logs" / f"{self.name}.log"
 
-def stamp_path(out: Path, name: str) -> Path:
-    return out / "stamps" / f"{name}.json"
+    @property
+    def stamp_path(self) -> Path:
+        return self.out / "stamps" / f"{self.name}.json"
+
+    def read_stamp(self) -> dict[str, Any] | None:
+        """The stamp, or None if the command was never started.
+
+        Returns:
+            hash; command, to run it by hand; starts, how often it was started; began and ended in seconds since 1970,
+            of the last start (ended is None until it has ended); cpu_seconds of its process and child processes.
+
+        Raises:
+            SettingError: the file is damaged.
+        """
+        try:
+            return dict(json.loads(self.stamp_path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise SettingError(f"{self.stamp_path}: not a stamp ({error}); remove it and start again") from error
+
+    def has_ended(self) -> bool:
+        stamp = self.read_stamp()
+        return stamp is not None and stamp["ended"] is not None and self.folder.exists()
 
 
-def log_path(out: Path, name: str) -> Path:
-    return out / "logs" / f"{name}.log"
-
-
-def read_stamp(out: Path, name: str) -> dict[str, Any] | None:
-    """The stamp of a command, or None if it was never started.
-
-    Returns:
-        hash; command, to run it by hand; starts, how often it was started; began and ended in seconds since 1970, of
-        the last start (ended is None until the command has ended); cpu_seconds of its process and child processes.
-
-    Raises:
-        SettingError: the file is damaged.
-    """
-    path = stamp_path(out, name)
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise SettingError(f"{path}: not a stamp ({error}); remove the file and start again") from error
-
-
-def remove_stale(commands: Mapping[str, Command], out: Path, overwrite: bool) -> None:
+def remove_stale(commands: Mapping[str, Command], overwrite: bool) -> None:
     """Remove what commands of another recipe left in the folder.
 
     Raises:
         SettingError: there is such work, and `overwrite` is false.
     """
-    stamps = {name: read_stamp(out, name) for name in commands}
-    stale = [name for name, stamp in stamps.items() if stamp is not None and stamp.get("hash") != commands[name].hash]
+    stale = [c for c in commands.values() if (stamp := c.read_stamp()) is not None and stamp["hash"] != c.hash]
     if stale and not overwrite:
-        raise SettingError(
-            f"{out} holds work of another recipe ({', '.join(stale)}); give --overwrite to replace it, or another "
-            "folder: --set out_dir=FOLDER"
-        )
-    for name in stale:
-        if commands[name].folder.exists():
-            shutil.rmtree(commands[name].folder)
-        log_path(out, name).unlink(missing_ok=True)
-        stamp_path(out, name).unlink()
+        names = ", ".join(command.name for command in stale)
+        remedy = "give --overwrite to replace it, or another folder: --set out_dir=FOLDER"
+        raise SettingError(f"{stale[0].out} holds work of another recipe ({names}); {remedy}")
+    for command in stale:
+        if command.folder.exists():
+            shutil.rmtree(command.folder)
+        command.log_path.unlink(missing_ok=True)
+        command.stamp_path.unlink()
 
 
 def chain_lengths(commands: Mapping[str, Command]) -> dict[str, int]:
@@ -110,7 +111,6 @@ def chain_lengths(commands: Mapping[str, Command]) -> dict[str, int]:
 
 def run_commands(
     commands: Mapping[str, Command],
-    out: Path,
     at_once: int,
     entry: Callable[[list[str]], None],
     report: Callable[[str], None] = print,
@@ -122,7 +122,6 @@ def run_commands(
 
     Args:
         commands: each after the commands that it needs.
-        out: folder of stamps and logs.
         at_once: number of processes at a time; each uses one thread.
         entry: called with the arguments of a command, in a process of its own.
         report: receives the progress, line by line.
@@ -131,15 +130,13 @@ def run_commands(
     Returns:
         Names of the commands that failed or could not start.
     """
-    for folder in ("stamps", "logs"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preloaded))
     # torch and its libraries read this when they are imported. Only the fork server and its children get it.
     with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
         forkserver.ensure_running()
     lengths = chain_lengths(commands)
-    done = {name for name, command in commands.items() if _has_ended(command, out)}
+    done = {name for name, command in commands.items() if command.has_ended()}
     waiting = sorted((c for c in commands.values() if c.name not in done), key=lambda c: -lengths[c.name])
     failed: list[str] = []
     running: dict[str, BaseProcess] = {}
@@ -148,7 +145,7 @@ def run_commands(
             ready = [command for command in waiting if done.issuperset(command.needs)]
             for command in ready[: at_once - len(running)]:
                 waiting.remove(command)
-                running[command.name] = context.Process(target=_run_command, args=(entry, command, out))
+                running[command.name] = context.Process(target=_run_command, args=(entry, command))
                 running[command.name].start()
                 report(f"start  {command.name}")
             if not running:
@@ -157,7 +154,7 @@ def run_commands(
             for name in [name for name, process in running.items() if not process.is_alive()]:
                 code = running.pop(name).exitcode
                 (done.add if code == 0 else failed.append)(name)
-                report(_ending(name, code, out))
+                report(_ending(commands[name], code))
                 report(f"       {len(done)} of {len(commands)} done, running: {', '.join(running) or 'none'}")
     finally:
         for process in running.values():
@@ -168,33 +165,29 @@ def run_commands(
             process.join()
 
 
-def _has_ended(command: Command, out: Path) -> bool:
-    stamp = read_stamp(out, command.name)
-    return stamp is not None and stamp["ended"] is not None and command.folder.exists()
-
-
-def _ending(name: str, code: int | None, out: Path) -> str:
+def _ending(command: Command, code: int | None) -> str:
     if code == 0:
-        stamp = read_stamp(out, name) or {}
+        stamp = command.read_stamp() or {}
         minutes, seconds = divmod(round(stamp["ended"] - stamp["began"]), 60)
-        return f"end    {name}, {minutes}:{seconds:02d} min"
-    lines = log_path(out, name).read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN_LOG_LINES:]
-    return "\n".join(
-        [f"FAILED {name} (exit code {code}); {log_path(out, name)} ends with:", *(f"  {x}" for x in lines)]
-    )
+        return f"end    {command.name}, {minutes}:{seconds:02d} min"
+    head = f"FAILED {command.name} (exit code {code}); {command.log_path} ends with:"
+    log = command.log_path.read_text(encoding="utf-8", errors="replace") if command.log_path.exists() else ""
+    return "\n".join([head, *(f"  {line}" for line in log.splitlines()[-_SHOWN_LOG_LINES:])])
 
 
-def _run_command(entry: Callable[[list[str]], None], command: Command, out: Path) -> None:
+def _run_command(entry: Callable[[list[str]], None], command: Command) -> None:
     """Everything that the process of a command does."""
     end_with_parent()
-    with log_path(out, command.name).open("ab") as log:
+    for path in (command.log_path, command.stamp_path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with command.log_path.open("ab") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     # Runs record sys.argv as the command that made them.
     sys.argv = ["videoreasoner", *command.arguments]
-    starts = (read_stamp(out, command.name) or {"starts": 0})["starts"] + 1
+    starts = (command.read_stamp() or {"starts": 0})["starts"] + 1
     stamp = {"hash": command.hash, "command": sys.argv, "starts": starts, "began": time.time(), "ended": None}
-    _write_stamp(out, command.name, stamp)
+    _write(command.stamp_path, stamp)
     try:
         entry(command.arguments)
     except SystemExit as end:
@@ -202,9 +195,9 @@ def _run_command(entry: Callable[[list[str]], None], command: Command, out: Path
             raise
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu_seconds = round(sum(of.ru_utime + of.ru_stime for of in used), 2)
-    _write_stamp(out, command.name, {**stamp, "ended": time.time(), "cpu_seconds": cpu_seconds})
+    _write(command.stamp_path, {**stamp, "ended": time.time(), "cpu_seconds": cpu_seconds})
 
 
-def _write_stamp(out: Path, name: str, stamp: dict[str, Any]) -> None:
-    with replacing(stamp_path(out, name)) as partial:
+def _write(path: Path, stamp: dict[str, Any]) -> None:
+    with replacing(path) as partial:
         partial.write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")

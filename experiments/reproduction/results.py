@@ -20,6 +20,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.reproduction.jobs import Command
 from experiments.reproduction.recipe import Metric, Mode, Reproduction, Split
 from videoreasoner.benchmarks.results import scores
 from videoreasoner.benchmarks.runner import BenchmarkRun, load_run
@@ -57,22 +58,19 @@ class Results:
         return np.array([split in ("all", found) for found in self.questions["splits"]])
 
 
-def collect(
-    recipe: Reproduction, folders: Mapping[str, Path], stamps: Mapping[str, Mapping[str, Any]], results_dir: Path
-) -> None:
+def collect(recipe: Reproduction, commands: Mapping[str, Command], results_dir: Path) -> None:
     """Write the result files.
 
     Args:
         recipe: what was run.
-        folders: command name -> folder that it wrote.
-        stamps: command name -> its stamp.
+        commands: its commands, which have all ended.
         results_dir: where the result files go.
 
     Raises:
         EvaluationError: an evaluation is missing, has other questions than the first one, or failed on some, or the
             results cannot be written.
     """
-    runs = {name: load_run(folder) for name, folder in folders.items() if name.startswith("eval-")}
+    runs = {name: load_run(command.folder) for name, command in commands.items() if name.startswith("eval-")}
     first = next(iter(runs.values()))
     data_hash = first.summary["hashes"]["data_hash"]
     for run in runs.values():
@@ -96,8 +94,9 @@ def collect(
             for mode in variant.modes:
                 evaluations.append({"seed": seed, "mode": mode, **_evaluation(runs[f"eval-{label}-{mode}"])})
             if seed is not None:
-                curves.append({"seed": seed, **_curves(folders[f"train-{label}"] / "metrics.jsonl")})
+                curves.append({"seed": seed, **_curves(commands[f"train-{label}"].folder / "metrics.jsonl")})
         files[f"variants/{name}"] = {"evaluations": evaluations, "curves": curves}
+    stamps = {name: command.read_stamp() or {} for name, command in commands.items()}
     files["made"] = _made(stamps, [run.summary for run in runs.values()])
     try:
         (results_dir / "variants").mkdir(parents=True, exist_ok=True)

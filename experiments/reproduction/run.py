@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.reproduction.commands import list_commands
-from experiments.reproduction.jobs import read_stamp, remove_stale, run_commands
+from experiments.reproduction.jobs import remove_stale, run_commands
 from experiments.reproduction.page import write_page
 from experiments.reproduction.plots import need_matplotlib
 from experiments.reproduction.recipe import Reproduction, load_reproduction
@@ -32,11 +32,10 @@ def reproduce(recipe: Reproduction, jobs: int, overwrite: bool) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with locked(out / ".lock", SettingError(f"{out}: another call is using this folder; wait until it has ended")):
-            remove_stale(commands, out, overwrite)
-            failed = run_commands(commands, out, jobs, videoreasoner)
+            remove_stale(commands, overwrite)
+            failed = run_commands(commands, jobs, videoreasoner)
             if not failed:
-                stamps = {name: read_stamp(out, name) or {} for name in commands}
-                collect(recipe, {name: command.folder for name, command in commands.items()}, stamps, results)
+                collect(recipe, commands, results)
     except OSError as error:
         reason = f"cannot be used ({error.strerror or error})"
         raise SettingError(f"{out}: {reason}; give another folder: --set out_dir=FOLDER") from error

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reproduction.jobs import PRELOADED, Command, chain_lengths, read_stamp, remove_stale, run_commands
+from experiments.reproduction.jobs import PRELOADED, Command, chain_lengths, remove_stale, run_commands
 from tests.paths import ROOT
 from videoreasoner.errors import SettingError
 
 
 def command(folder: Path, name: str, what: str = "", needs: str = "", content: str = "1") -> Command:
-    return Command(name, [str(folder), name, what], folder / "made" / name, needs.split(), content)
+    return Command(name, [str(folder), name, what], folder, folder / "made" / name, needs.split(), content)
 
 
 def work(arguments: list[str]) -> None:
@@ -72,8 +72,8 @@ def run(
     """
     lines: list[str] = []
     by_name = {command.name: command for command in commands}
-    remove_stale(by_name, folder, overwrite)
-    return run_commands(by_name, folder, at_once, work, lines.append, preloaded), lines
+    remove_stale(by_name, overwrite)
+    return run_commands(by_name, at_once, work, lines.append, preloaded), lines
 
 
 def test_the_longest_chain_comes_first(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_finished_command_is_not_run_again(tmp_path: Path) -> None:
     run(tmp_path, commands[:1])
     run(tmp_path, commands)
     assert names(tmp_path, "begin") == ["a", "b"]
-    stamp = read_stamp(tmp_path, "a") or {}
+    stamp = commands[0].read_stamp() or {}
     assert stamp["command"] == ["videoreasoner", *commands[0].arguments]
     assert stamp["starts"] == 1
     assert stamp["ended"] >= stamp["began"]
@@ -178,7 +178,7 @@ def test_a_killed_call_leaves_no_process_and_loses_no_finished_command(tmp_path:
     assert run(tmp_path, commands)[0] == []
     assert names(tmp_path, "begin").count("a") == 1
     assert sorted(names(tmp_path, "end")) == ["a", "b", "c"]
-    assert (read_stamp(tmp_path, "b") or {})["starts"] == 2
+    assert (commands[1].read_stamp() or {})["starts"] == 2
 
 
 def _is_running(pid: int) -> bool:
