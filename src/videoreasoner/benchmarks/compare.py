@@ -36,7 +36,7 @@ def compare(a: BenchmarkRun, b: BenchmarkRun) -> list[Difference]:
     """Every metric that both runs have, over all questions and over each group.
 
     Raises:
-        EvaluationError: the runs are over different data, or one of them could not ask every question.
+        EvaluationError: the runs have different data, or one of them could not ask every question.
     """
     hash_a, hash_b = a.summary["hashes"]["data_hash"], b.summary["hashes"]["data_hash"]
     if hash_a != hash_b:

@@ -67,7 +67,7 @@ def scores(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> Metrics:
-    """Every metric over all questions and over each group that is not all of them.
+    """Every metric over all questions, and over each group that does not hold all of them.
 
     Questions that could not be asked are left out; a metric counts the questions that it applies to.
     """
@@ -93,7 +93,7 @@ def _estimates(results: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
 
 
 def as_data(metrics: Metrics) -> dict[str, Any]:
-    """Metrics as they stand in a summary."""
+    """Metrics as plain data, for a summary."""
     return {
         key: {value: {name: asdict(e) for name, e in of.items()} for value, of in values.items()}
         for key, values in metrics.items()

@@ -13,7 +13,7 @@ from videoreasoner.benchmarks.tasks.needle import Grid, sweep
 from videoreasoner.utils.files import replacing
 from videoreasoner.utils.intervals import Estimate
 
-# (mode, metric, what it is called); direct locates no event.
+# (mode, metric, title); direct locates no event.
 _PANELS = (
     ("direct", "answer", "Right answers, direct"),
     ("focus", "answer", "Right answers, focus"),
@@ -31,7 +31,7 @@ def write_sweep(folder: Path, grid: Grid, runs: Mapping[str, BenchmarkRun], mode
         model: its name, for the title.
 
     Returns:
-        The figures as Markdown tables.
+        The metrics as Markdown tables.
     """
     grids = {(mode, metric): sweep(runs[mode].metrics, grid, metric) for mode, metric, _ in _PANELS}
     lengths = [_clock(length) for length in grid.lengths_s]

@@ -1,4 +1,4 @@
-"""Metrics as Markdown tables, which read well on a terminal and paste into a page."""
+"""Metrics as Markdown tables, for a terminal or a page."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from videoreasoner.benchmarks.compare import Difference
 from videoreasoner.benchmarks.results import ALL, Metrics
 from videoreasoner.utils.intervals import Estimate
 
-# Means of these are not shares; they are written as they are.
+# Metric -> digits. Their means are no shares and are written as they are.
 _AMOUNTS = {"seconds": 2, "frames": 1, "tokens_out": 1}
-# A table of more groups is for a program to read, not for a person.
+# A table with more groups is too wide to read.
 _MOST_COLUMNS = 6
 
 
@@ -28,7 +28,7 @@ def metric_tables(metrics: Metrics) -> str:
 
 
 def difference_table(differences: Sequence[Difference]) -> str:
-    """Paired differences; of shares in points of per cent, of costs over all questions only."""
+    """Paired differences: of shares in percentage points, of costs over all questions only."""
     body = []
     for item in differences:
         group = ALL if item.key == ALL else f"{item.key} {item.value}"

@@ -31,14 +31,14 @@ def timeline(answer: Answer, width: int = _WIDTH) -> list[str]:
 
 
 def describe(answer: Answer) -> str:
-    """The answer and its evidence, a screenful."""
+    """The answer and its evidence, at most about a screenful."""
     lines = []
     letter = "" if answer.choice is None else f"{answer.choice}. "
     sure = ""
     if answer.choice is not None and answer.confidence is not None:
         sure = f"   (probability {answer.confidence[answer.choice]:.2f})"
     lines.append(f"Answer        {letter}{answer.text}{sure}")
-    # Without an answer behind it, all that was written stands above.
+    # A thought without an answer after it was already printed as the text of the answer.
     if thought := parse_thought(answer.completions.get(Task.THINK, "")):
         indent = " " * 14
         wrapped = textwrap.fill(thought[0], _TEXT_WIDTH, initial_indent=indent, subsequent_indent=indent)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and that one process at a time writes."""
+"""Files that are complete or missing at any time, and that one process at a time writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place, and its access rights, when the block ends well.
+    """A temporary path beside `path`, which replaces it with the same access rights when the block ends without error.
 
     Where `path` is a symbolic link, the file that it names is replaced. After any exception there is no temporary
     file, and `path` is as it was before.
@@ -33,11 +33,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, busy: Exception) -> Iterator[None]:
-    """Hold the lock file `path`, which is there for as long as the block runs. A killed process holds nothing.
+    """Hold the lock file `path`, which exists while the block runs. A killed process holds no lock.
 
     Args:
-        path: of the lock file, in a folder that exists.
-        busy: what is raised where another process holds it.
+        path: the lock file, in a folder that exists.
+        busy: raised when another process holds it.
 
     Raises:
         OSError: the lock file cannot be written.
@@ -47,7 +47,7 @@ def locked(path: Path, busy: Exception) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise busy from error
-        # Between the two lines above, who held it may have removed it, and others may have made it again.
+        # Between the two lines above, its holder may have removed it, and another process may have made a new one.
         if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
             raise busy
         try:

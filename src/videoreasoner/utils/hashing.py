@@ -1,4 +1,4 @@
-"""Hashes that say whether two runs were over the same data, or of the same model."""
+"""Hashes that say whether two runs had the same data or the same model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from videoreasoner.rows import Row
 
 # Hexadecimal digits that are kept: enough to tell any two apart, few enough to read.
 _DIGITS = 16
-# What decides a checkpoint's answers. Logs and optimizer states that lie beside it do not.
+# The files that decide a checkpoint's answers. Logs and optimizer states do not.
 _CHECKPOINT_FILES = (
     "*.safetensors", "config.json", "generation_config.json", "videoreasoner.json", "tokenizer*.json", "vocab.json",
     "merges.txt", "special_tokens_map.json", "added_tokens.json", "*preprocessor_config.json",
@@ -21,12 +21,12 @@ _CHECKPOINT_FILES = (
 
 
 def hash_data(content: Any) -> str:
-    """Of plain data; the order of keys does not matter."""
+    """Hash of plain data; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 
 def hash_rows(rows: Sequence[Row], video_root: Path) -> str:
-    """Of rows in any order, and of every byte of their videos.
+    """Hash of rows in any order, and of every byte of their videos.
 
     Raises:
         EvaluationError: a video is not there.
@@ -37,7 +37,7 @@ def hash_rows(rows: Sequence[Row], video_root: Path) -> str:
 
 
 def hash_checkpoint(folder: Path) -> str:
-    """Of the files that decide what a checkpoint, or a text-image encoder, answers; not of its place.
+    """Hash of the files that decide what a checkpoint or a text-image encoder gives; the place does not matter.
 
     Raises:
         CheckpointError: a file of it cannot be read.

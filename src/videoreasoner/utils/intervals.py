@@ -1,4 +1,4 @@
-"""Metrics over questions, with intervals. Pure functions; an unreadable prediction always counts as wrong."""
+"""Means over questions with bootstrap intervals. Pure functions."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Estimate:
 def estimate(
     values: Sequence[float] | NDArray[np.float64], seed: int = 0, clusters: Sequence[Hashable] | None = None
 ) -> Estimate:
-    """Mean and interval of one value a question. For a paired comparison pass the differences.
+    """Mean and interval of one value per question. For a paired comparison, pass the differences.
 
     Args:
-        values: one a question.
-        seed: of the resampling.
-        clusters: the video of each question. Questions about one video are drawn together, because they are right or
-            wrong together; without this, intervals would be too narrow.
+        values: one for each question.
+        seed: seed of the resampling.
+        clusters: the video of each question. Questions about one video are drawn together, because their answers
+            are correlated; without this, intervals would be too narrow.
 
     Raises:
         ValueError: there are no values.

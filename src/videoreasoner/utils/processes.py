@@ -1,4 +1,4 @@
-"""Processes that help another one: they end when it does, however that happens."""
+"""Processes that work for another one, and end when it does for whatever reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _watching: set[int] = set()
 
 
 def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, also after a kill -9; call it as often as you like.
+    """End this process as soon as its parent is gone, even by kill -9. It may be called repeatedly.
 
     A process that multiprocessing did not start is left alone. torch's data loader looks after its workers by their
     parent's number, which with the start method "forkserver" is that of the fork server: they would stay for ever.

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in words."""
+"""The errors that pydantic found, as one line of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A needle sweep: how long may a video be, and how briefly a detail show, until it is missed?"""
+"""A needle sweep: from which length of the video, and which brevity of a detail, is the detail missed?"""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LENGTHS_S = (10.0, 30.0, 60.0, 180.0, 600.0, 1800.0)
 DETAILS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 CELL = "cell"
 
-# What shows for longer is not brief: the split "detail" promises as much.
+# The longest share of a video for which a detail of the split "detail" may show.
 _MOST_SHARE = 0.02
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is swept over.
+    """The lengths and brevities of a sweep.
 
     Attributes:
         lengths_s: of the videos, seconds, rising.
@@ -68,7 +68,7 @@ def needle_benchmark(
     seed: int = DEFAULT_SEED,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoBenchmark:
-    """One detail question about each of some held-out videos in every cell of the grid, grouped by cell.
+    """One detail question about each held-out video, in every cell of the grid; grouped by cell.
 
     Video n has the same objects, events and questions in every cell; only its length and the detail's differ.
 

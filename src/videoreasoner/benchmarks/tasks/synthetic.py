@@ -17,11 +17,11 @@ from videoreasoner.synthetic.questions import Split
 from videoreasoner.synthetic.videos import SETTINGS_FILE, SPLITS, VideoSettings, make_videos, video_world
 from videoreasoner.utils.hashing import hash_data, hash_rows
 
-# Seeds of videos that are evaluated on start here; training stays below.
+# The first seed of videos for evaluation; training uses smaller ones.
 FIRST_HELD_OUT_SEED = 20_000_000
 DEFAULT_SEED = 20_261_124
 
-# The stretch that a guesser who looks at nothing would name; a yardstick for the event metrics.
+# Ratios of the event that a blind guess would name; a baseline for the event metrics.
 _MIDDLE = (0.35, 0.65)
 
 
@@ -35,7 +35,7 @@ class VideoBenchmark:
     data_hash: str
 
     def scores(self, row: Row, answer: Mapping[str, Any]) -> dict[str, float]:
-        """What any row allows, and two metrics that need a video's exact truth.
+        """The scores of any row, and two that need a video's exact truth.
 
         `evidence_seen`: a frame of the final pass falls into the time when what is asked for can be seen.
         `event_iou_middle`: what the middle 30 % of the video would score as the event.
@@ -50,7 +50,7 @@ class VideoBenchmark:
         return scores
 
     def groups(self, row: Row) -> dict[str, str]:
-        """Key -> value, as the row says under `groups`."""
+        """Key -> value, from the field `groups` of the row."""
         return dict((row.model_extra or {})["groups"])
 
 
@@ -109,10 +109,10 @@ def made_videos(
         raise SettingError(f"videos is {videos}; ask for at least 1")
     content = hash_data([asdict(settings), questions_per_split])
     folder = videos_dir / f"s{settings.seed}-{settings.duration_s:g}s-{settings.size}px-{content[:8]}"
-    # All splits, so that the next call, for another one, finds them; and a set never shrinks.
+    # All splits, so that the next call finds its own, too; and a set never shrinks.
     wanted = max(videos, _videos_there(folder))
     made = make_videos(folder, wanted, settings, SPLITS, questions_per_split, progress)
-    # Nothing here is asked or scored by it, and what a benchmark's hash is of should be no more than that.
+    # Reasoning is neither asked nor scored, so it should not change the benchmark's hash.
     rows = [Row.model_validate(row.model_dump(exclude={"reasoning"}, exclude_unset=True)) for row in made]
     numbered = [(int(Path(row.video).stem), row) for row in rows if (row.model_extra or {})["split"] in splits]
     return folder, [(number, row) for number, row in numbered if number < videos]
@@ -122,5 +122,5 @@ def _videos_there(folder: Path) -> int:
     try:
         return int(json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))["videos"])
     except (OSError, ValueError, LookupError, TypeError):
-        # Nothing there, or something that `make_videos` will name.
+        # Nothing is there, or something that `make_videos` refuses by name.
         return 0

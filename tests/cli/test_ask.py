@@ -1,13 +1,10 @@
-"""The command line: what each flag changes, and that bad input is one line on stderr and exit code 2."""
+"""`videoreasoner ask`: what each flag changes, and that bad input is one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,101 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from tests.fake_engine import SETTINGS, FakeEncoder, FakeEngine
-from tests.video.videos import Recipe, overwrite_packets
-from videoreasoner.cli.main import main
-from videoreasoner.errors import CheckpointError, QuestionError, VideoError
-from videoreasoner.inference.reasoner import Reasoner
-from videoreasoner.rows import read_rows
-from videoreasoner.synthetic.videos import VideoSettings, video_world, write_video
-from videoreasoner.tasks import Task
-from videoreasoner.video.pyav.file import VideoFile
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: str | Path) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return Result(caught.value.code, captured.out, captured.err)
-
-    return call
-
-
-def _in_a_process(*arguments: str | Path) -> Result:
-    done = subprocess.run(
-        [sys.executable, "-m", "videoreasoner.cli.main", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
-
-
-@pytest.fixture(scope="module")
-def video_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("videos") / "video.mp4"
-    made = VideoSettings(duration_s=12.0, size=32, fps=20)
-    write_video(path, video_world(made, 0), made)
-    return path
-
-
-@dataclass
-class Loading:
-    """Stands in for `Reasoner.from_pretrained`."""
-
-    models: list[str] = field(default_factory=list)
-    given: dict[str, Any] = field(default_factory=dict)
-
-    def __call__(
-        self,
-        model: str = "tiny",
-        *,
-        encoder: str | None = None,
-        device: str,
-        constrain_event: bool,
-        video_time_limit_s: float = 300.0,
-        **overrides: Any,
-    ) -> Reasoner:
-        self.models.append(model)
-        self.given = {
-            "encoder": encoder,
-            "device": device,
-            "constrain_event": constrain_event,
-            "video_time_limit_s": video_time_limit_s,
-        }
-        engine = FakeEngine(SETTINGS.changed(**overrides), name=model)
-        engine.texts[Task.KEY_ELEMENTS] = "10"
-        found_by = None if encoder == "none" else FakeEncoder()
-        return Reasoner(engine, found_by, video_time_limit_s=video_time_limit_s)
-
-
-@pytest.fixture
-def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
-    made = Loading()
-    monkeypatch.setattr(Reasoner, "from_pretrained", made)
-    return made
-
-
-# Answers of the model that ships; what they say is no matter here.
+from tests.cli.calling import Loading, Result, Run, in_a_process, one_line
+from tests.fake_engine import SETTINGS
+from tests.video.videos import Recipe
 
 
 def test_ask_prints_an_answer_with_its_evidence(run: Run, video_file: Path) -> None:
@@ -124,7 +29,7 @@ def test_ask_json_in_a_process_of_its_own_keeps_stderr_empty(video_file: Path, t
     """Also where a name or a text holds bytes that are no text, and libraries may warn."""
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/f\xff.mp4")
     os.symlink(video_file, odd)
-    result = _in_a_process("ask", odd, "What \udcff?", "-o", "r\udcff", "-o", "blue", "--json")
+    result = in_a_process("ask", odd, "What \udcff?", "-o", "r\udcff", "-o", "blue", "--json")
     assert (result.code, result.err) == (0, "")
     record = result.json
     assert record["video"] == odd
@@ -133,32 +38,7 @@ def test_ask_json_in_a_process_of_its_own_keeps_stderr_empty(video_file: Path, t
     assert {"event", "key_elements", "keyframes", "key_spans", "frames", "timing", "usage", "notes"} <= set(record)
 
 
-def test_demo_makes_a_video_answers_and_pages_and_removes_nothing(run: Run, tmp_path: Path) -> None:
-    mine = {tmp_path / "videos" / "00000.mp4": b"mine", tmp_path / "plain.jsonl": b"mine too"}
-    for path, content in mine.items():
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-    result = run("demo", "--out", tmp_path, "--seed", "5")
-    assert (result.code, result.err) == (0, "")
-    folder = tmp_path / "seed-5"
-    assert str(folder) in result.out
-    for name in ("plain", "detail"):
-        record = json.loads((folder / f"answer-{name}.json").read_text())
-        assert set(record) == {"direct", "focus"}
-        page = folder / f"answer-{name}.html"
-        assert f"Page     {page}\n" in result.out
-        assert record["focus"]["question"] in page.read_text()
-        assert "True event" in page.read_text()
-    [video] = (folder / "videos").glob("*.mp4")
-    with VideoFile(video) as opened:
-        assert opened.duration_s == pytest.approx(60)
-    assert {path: path.read_bytes() for path in mine} == mine
-    before = video.stat().st_mtime_ns
-    assert run("demo", "--out", tmp_path, "--seed", "5").code == 0
-    assert video.stat().st_mtime_ns == before
-
-
-# Flags, with an engine whose event is always [0.25, 0.50] of the video, and whose key element is at 10.5 s.
+# The fake engine always writes the event [0.25, 0.50], and its key element is at 10.5 s.
 
 
 def _dense(result: Result) -> list[float]:
@@ -242,8 +122,8 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_loaded(
     content = video_file.read_bytes()
     ask = ("ask", video_file, "What?", "-o", "red", "-o", "blue")
     for page, word in ((tmp_path, "folder"), (tmp_path / "no" / "page.html", "folder"), (video_file, "the video")):
-        _one_line(run(*ask, "--report", page), str(page), word)
-    _one_line(run("ask", video_file.as_uri(), "What?", "--report", video_file), str(video_file), "the video")
+        one_line(run(*ask, "--report", page), str(page), word)
+    one_line(run("ask", video_file.as_uri(), "What?", "--report", video_file), str(video_file), "the video")
     for flags, word in (
         (("--true-answer", "red"), "--report"),
         (("--true-event", "1", "2"), "--report"),
@@ -251,9 +131,9 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_loaded(
         (("--report", tmp_path / "p", "--true-event", "2", "1"), "ends before it starts"),
         (("--report", tmp_path / "p", "--true-event", "2"), "--true-event"),
     ):
-        _one_line(run(*ask, *flags), word)
+        one_line(run(*ask, *flags), word)
     rows = tmp_path / "rows.jsonl"
-    _one_line(run("ask", "--batch", rows, "--out", tmp_path / "o", "--report", tmp_path / "p"), "--report", "--batch")
+    one_line(run("ask", "--batch", rows, "--out", tmp_path / "o", "--report", tmp_path / "p"), "--report", "--batch")
     assert loading.models == []
     assert video_file.read_bytes() == content
 
@@ -289,52 +169,6 @@ def test_a_batch_with_failures_says_how_many(run: Run, video_file: Path, loading
     assert result.out.splitlines()[-1].endswith("1 answered, 0 had an answer already, 1 failed")
 
 
-def test_doctor_examines_and_asks_the_shipped_model(run: Run) -> None:
-    result = run("doctor", "--json")
-    assert (result.code, result.err) == (0, "")
-    assert result.json["ok"] is True
-    assert {"videoreasoner", "Python", "torch", "transformers", "PyAV", "FFmpeg"} <= {
-        finding["name"] for finding in result.json["versions"]
-    }
-
-
-def test_doctor_fails_where_the_model_cannot_be_loaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise CheckpointError("weights are missing")
-
-    monkeypatch.setattr(Reasoner, "from_pretrained", refuse)
-    result = run("doctor")
-    assert (result.code, result.err) == (1, "")
-    assert "Self-check FAILED: broken: CheckpointError: weights are missing" in result.out.splitlines()[-1]
-
-
-def test_synthetic_make(run: Run, tmp_path: Path) -> None:
-    arguments = ("synthetic", "make", tmp_path, "--videos", "2", "--duration", "12", "--size", "32", "--fps", "20")
-    result = run(*arguments, "--seed", "3", "--subset", "held_out", "--detail", "digit")
-    assert result.code == 0
-    assert result.err.splitlines()[-1].startswith("making videos: 2 of 2 (100 %)")
-    rows = list(read_rows(tmp_path / "detail.jsonl"))
-    assert len(rows) == 2
-    assert all(Path(row.video_path(tmp_path)).is_file() for row in rows)
-    assert all("held_out-s3" in row.id for row in rows)
-    _one_line(run(*arguments, "--seed", "4"), str(tmp_path), "seed")
-    _one_line(run("synthetic", "make", tmp_path, "--videos", "0"), "videos")
-    _one_line(run("synthetic", "make", tmp_path / "x", "--detail", "smell"), "smell")
-
-
-# Bad input.
-
-
-def _one_line(result: Result, *words: str) -> None:
-    assert result.code == 2, result
-    [line] = result.err.splitlines()
-    assert line.startswith("error: ")
-    assert "Traceback" not in result.err
-    assert len(line) < 600
-    for word in words:
-        assert word in line
-
-
 def _audio(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16_000, layout="mono")
@@ -365,13 +199,13 @@ BAD_FILES: dict[str, Callable[[Path], Any]] = {
 def test_a_file_that_is_no_video(run: Run, tmp_path: Path, name: str, loading: Loading) -> None:
     path = tmp_path / "video.mp4"
     BAD_FILES[name](path)
-    _one_line(run("ask", path, "What?"), str(path))
+    one_line(run("ask", path, "What?"), str(path))
     assert loading.models == []
 
 
 def test_an_absurd_aspect_ratio(run: Run, tmp_path: Path) -> None:
     path = Recipe("ribbon.mp4", count=4, size=(402, 2)).make(tmp_path)
-    _one_line(run("ask", path, "What?"), str(path), "402x2")
+    one_line(run("ask", path, "What?"), str(path), "402x2")
 
 
 def _cut(path: Path) -> Path:
@@ -429,98 +263,34 @@ def test_videos_that_can_be_looked_at_are_answered(run: Run, tmp_path: Path, loa
     ],
 )
 def test_bad_arguments_of_ask(run: Run, video_file: Path, arguments: list[str], word: str) -> None:
-    _one_line(run("ask", video_file, *arguments), word)
+    one_line(run("ask", video_file, *arguments), word)
 
 
 def test_bad_arguments_of_batch(run: Run, video_file: Path, tmp_path: Path, loading: Loading) -> None:
     rows = tmp_path / "rows.jsonl"
     row = json.dumps({"id": "a", "video": str(video_file), "question": "What?"}) + "\n"
     rows.write_text(row)
-    _one_line(run("ask", "--batch", tmp_path / "none.jsonl", "--out", tmp_path / "o"), "none.jsonl")
-    _one_line(run("ask", "--batch", tmp_path, "--out", tmp_path / "o"), "folder")
-    _one_line(run("ask", "--batch", rows), "--out")
-    _one_line(run("ask", "--batch", rows, "--out", tmp_path / "o", "--json"), "--json")
+    one_line(run("ask", "--batch", tmp_path / "none.jsonl", "--out", tmp_path / "o"), "none.jsonl")
+    one_line(run("ask", "--batch", tmp_path, "--out", tmp_path / "o"), "folder")
+    one_line(run("ask", "--batch", rows), "--out")
+    one_line(run("ask", "--batch", rows, "--out", tmp_path / "o", "--json"), "--json")
     assert loading.models == []
-    _one_line(run("ask", "--batch", rows, "--out", rows), "rows.jsonl")
-    _one_line(run("ask", "--batch", rows, "--out", tmp_path), str(tmp_path))
+    one_line(run("ask", "--batch", rows, "--out", rows), "rows.jsonl")
+    one_line(run("ask", "--batch", rows, "--out", tmp_path), str(tmp_path))
     assert rows.read_text() == row
     rows.write_text(row * 2)
-    _one_line(run("ask", "--batch", rows, "--out", tmp_path / "o"), "'a' is there twice")
+    one_line(run("ask", "--batch", rows, "--out", tmp_path / "o"), "'a' is there twice")
 
 
 @pytest.mark.parametrize("content", [{}, {"config.json": b'{"model_type": "llava"}'}, {"config.json": b"{"}])
 def test_a_folder_that_is_no_checkpoint(run: Run, video_file: Path, tmp_path: Path, content: dict[str, bytes]) -> None:
     for name, data in content.items():
         (tmp_path / name).write_bytes(data)
-    _one_line(run("ask", video_file, "What?", "--model", tmp_path), str(tmp_path))
+    one_line(run("ask", video_file, "What?", "--model", tmp_path), str(tmp_path))
 
 
 def test_pickled_weights_are_refused(run: Run, video_file: Path, tmp_path: Path) -> None:
     parts: dict[str, Any] = {"model_type": "qwen2_vl", "vision_config": {}, "text_config": {}}
     (tmp_path / "config.json").write_text(json.dumps(parts))
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    _one_line(run("ask", video_file, "What?", "--model", tmp_path), str(tmp_path), "pickled")
-
-
-def test_commands_that_do_not_exist_and_help(run: Run) -> None:
-    _one_line(run("frobnicate"), "frobnicate")
-    _one_line(run("synthetic"), "command")
-    for arguments in ([], ["--help"]):
-        result = run(*arguments)
-        assert (result.code, result.err) == (0, "")
-        assert "Usage: videoreasoner" in result.out
-    assert run("--version").out.startswith("videoreasoner ")
-
-
-def test_demo_into_a_file(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    _one_line(run("demo", "--out", tmp_path / "file"), str(tmp_path / "file"))
-
-
-def test_debug_shows_the_error_wherever_it_stands(video_file: Path) -> None:
-    with pytest.raises(VideoError):
-        main(["--debug", "ask", "/no/such/video.mp4", "What?"])
-    with pytest.raises(QuestionError):
-        main(["ask", str(video_file), " ", "--debug"])
-
-
-def test_a_defect_of_ours_is_exit_code_1_with_a_traceback(monkeypatch: pytest.MonkeyPatch, video_file: Path) -> None:
-    def break_down(*_: Any, **__: Any) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(Reasoner, "from_pretrained", break_down)
-    with pytest.raises(ZeroDivisionError):
-        main(["ask", str(video_file), "What?"])
-
-
-def test_a_damaged_video_and_warnings_of_libraries_leave_stderr_alone(tmp_path: Path) -> None:
-    path = Recipe("damaged.mp4", count=60, options={"bf": "0", "g": "5"}).make(tmp_path)
-    overwrite_packets(path, lambda number: 20 <= number < 40)
-    result = _in_a_process("ask", path, "What?")
-    assert (result.code, result.err) == (0, "")
-    assert "Note" in result.out
-
-
-def test_a_run_that_is_stopped_shows_no_traceback(monkeypatch: pytest.MonkeyPatch, run: Run, video_file: Path) -> None:
-    def stop(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Reasoner, "from_pretrained", stop)
-    result = run("ask", video_file, "What?")
-    assert (result.code, result.out) == (130, "")
-    assert result.err in ("", "stopped\n")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_full_disk_behind_the_output_is_one_line() -> None:
-    with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "videoreasoner", "--version"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert done.stderr == ("error: the output cannot be written (No space left on device); send it somewhere else\n")
-
-
-def test_bad_input_in_a_process_of_its_own_is_one_line(tmp_path: Path) -> None:
-    path = Recipe("ribbon.mp4", count=4, size=(402, 2)).make(tmp_path)
-    _one_line(_in_a_process("ask", path, "What?"), str(path))
-    _one_line(_in_a_process("ask", tmp_path / "missing.mp4", "What?"), "missing.mp4")
+    one_line(run("ask", video_file, "What?", "--model", tmp_path), str(tmp_path), "pickled")

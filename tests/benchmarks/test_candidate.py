@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from videoreasoner.benchmarks.candidate import LocalCandidate
+from videoreasoner.errors import CheckpointError, SettingError
+from videoreasoner.models.checkpoint import find_folder
+from videoreasoner.utils.hashing import hash_checkpoint
+
+
+def test_the_identity_changes_with_model_and_settings_and_needs_no_model() -> None:
+    plain = LocalCandidate("tiny").identity()
+    assert plain["model_hash"] == hash_checkpoint(find_folder("tiny"))
+    assert plain["encoder_hash"] is not None
+    changed = LocalCandidate("tiny", settings={"frame_budget": 4, "encoder": None}).identity()
+    assert changed["settings"] == {**plain["settings"], "frame_budget": 4}
+    without = LocalCandidate("tiny", settings={"encoder": "none"}).identity()
+    assert without["encoder_hash"] is None
+    # Where it runs, and in how many threads, is no part of what it answers.
+    assert LocalCandidate("tiny", device="cpu", threads=2).identity() == plain
+
+
+@pytest.mark.parametrize(
+    ("candidate", "error", "message"),
+    [
+        (LocalCandidate("./nowhere"), CheckpointError, "nowhere"),
+        (LocalCandidate("tiny", settings={"frame_budget": 1}), SettingError, "frame_budget"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_loaded(
+    candidate: LocalCandidate, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        candidate.identity()
+
+
+def test_a_number_of_threads_below_one_is_refused() -> None:
+    with pytest.raises(SettingError, match="--threads"):
+        LocalCandidate(threads=0)
+
+
+def test_it_loads_in_another_process_with_its_threads_and_settings(tmp_path: Path) -> None:
+    candidate = pickle.loads(pickle.dumps(LocalCandidate("tiny", "cpu", 1, {"frame_budget": 4, "encoder": "none"})))
+    before = torch.get_num_threads()
+    try:
+        reasoner = candidate.load()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert reasoner.settings.frame_budget == 4
+    assert reasoner.encoder is None
