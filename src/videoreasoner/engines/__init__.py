@@ -1,1 +1,1 @@
-"""Engines run a model over a video: the protocol, and the local one on transformers."""
+"""Engines: the interface, and the one that runs a checkpoint on transformers."""

@@ -1,4 +1,4 @@
-"""What the pipeline asks of an engine. Nothing here knows how a model is run."""
+"""The interface of engines: what `inference.reasoner` asks of a model, however it is run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from videoreasoner.video.sampling import FramePlan
 
 @dataclass(frozen=True)
 class Completion:
-    """What one branch wrote.
+    """What the model wrote for one task.
 
     Attributes:
         text: the completion, without task prefix and end token.
         tokens: how many were generated, the end token included.
-        finished: whether it ended by itself, not at the length limit.
+        finished: whether the model ended it, rather than the length limit.
     """
 
     text: str
@@ -32,14 +32,14 @@ class Completion:
 
 @dataclass(frozen=True)
 class Reply:
-    """What one pass over a clip gave.
+    """What one pass over a clip returned.
 
     Attributes:
-        completions: one for each task that was asked for.
+        completions: one for each requested task.
         option_log_probs: natural log-probability of each option's text behind the answer prefix, in order;
             empty unless options were to be scored.
         frame_times_s: true times of the frames that the model saw.
-        tokens_in: prompt tokens that had to be processed; those shared with an earlier pass are not counted again.
+        tokens_in: prompt tokens that were processed; those that an earlier pass had processed are not counted again.
     """
 
     completions: dict[Task, Completion]
@@ -49,7 +49,7 @@ class Reply:
 
 
 class ClipSession(Protocol):
-    """One video under one model. Work on it is kept for as long as the session lives.
+    """One video and one model. Work on the video is kept for as long as the session lives.
 
     Attributes:
         seconds: time spent in each stage so far.
@@ -64,7 +64,7 @@ class ClipSession(Protocol):
     def pairs_encoded(self) -> int: ...
 
     def decode_ahead(self, plan: FramePlan, also_s: NDArray[np.float64]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        """Decode what a plan needs, and on the way frames that the caller wants for itself: one run serves both.
+        """Decode what a plan needs, and in the same run frames that the caller wants.
 
         Args:
             also_s: float64[T], seconds, each once.
@@ -84,7 +84,7 @@ class ClipSession(Protocol):
         options: Sequence[str],
         tasks: Sequence[Task],
     ) -> Reply:
-        """Look at the plan's frames and write one completion for each task, all branches together.
+        """Look at the plan's frames and write one completion for each task, all of them together.
 
         When the answer is among the tasks and there are options, each option's text is scored as well. A completion
         has at most `settings.max_tokens(task)` tokens.
@@ -102,7 +102,9 @@ class Engine(Protocol):
     settings: Settings
 
     def identity(self) -> dict[str, Any]:
-        """What decides its answers, beside settings and prompts, as plain data."""
+        """What decides its answers, beside settings and prompts: plain data, for JSON."""
         ...
 
-    def open(self, video: VideoReader) -> ClipSession: ...
+    def open(self, video: VideoReader) -> ClipSession:
+        """Begin to work on an open video. The session does not close it."""
+        ...

@@ -1,4 +1,4 @@
-"""The engine that runs a checkpoint here, on transformers, over one prompt tree a pass."""
+"""The engine that runs a checkpoint in this process, on transformers; each pass is one prompt tree."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from videoreasoner.video.sampling import FramePlan
 
 
 class LocalEngine:
-    """A checkpoint in this process.
+    """See `Engine`; runs in this process.
 
     Args:
         checkpoint: what `load_checkpoint` returned.
-        settings: overrides the checkpoint's own.
-        constrain_event: decode the event branch under its grammar, so that it is always readable. Off where the
-            parse rate is what is measured.
+        settings: used in place of the checkpoint's own.
+        constrain_event: decode the event under its grammar, so that it can always be read. Turn it off to measure
+            how often the model itself writes a readable event.
     """
 
     def __init__(
@@ -61,14 +61,16 @@ class LocalEngine:
 
     @cached_property
     def event_grammar(self) -> TokenTrie:
+        """The tokens that may follow each other in an event."""
         return event_grammar(self.checkpoint.encoder)
 
     def open(self, video: VideoReader) -> LocalClipSession:
+        """See `Engine.open`."""
         return LocalClipSession(self, video)
 
 
 class LocalClipSession:
-    """One video: its pair features, and the prefilled trunk of the uniform pass."""
+    """See `ClipSession`. Keeps the pair features of the video, and the prefilled clip of the sparse plan."""
 
     def __init__(self, engine: LocalEngine, video: VideoReader) -> None:
         self.engine = engine
@@ -102,11 +104,11 @@ class LocalClipSession:
     def complete(self, plan: FramePlan, question: str, options: Sequence[str], tasks: Sequence[Task]) -> Reply:
         """See `ClipSession.complete`."""
         encoder = self.engine.checkpoint.encoder
-        clip, decoder, tokens_in = self._trunk(plan)
+        clip, decoder, tokens_in = self._prefill(plan)
         before = decoder.columns
         with self._stopwatch.stage("prefill"):
-            # One pass for the question and what branches off behind it.
-            nodes, branches = prompt_nodes(
+            # The question and all task prefixes go through the model in one pass.
+            nodes, prefixes = prompt_nodes(
                 encoder.question(question, options), {task: encoder.prefix(task) for task in tasks}
             )
             decoder.add([nodes])
@@ -114,19 +116,19 @@ class LocalClipSession:
         log_probs: tuple[float, ...] = ()
         with self._stopwatch.stage("generate"):
             if options and Task.ANSWER in tasks:
-                log_probs = self._score(decoder, branches[Task.ANSWER], options)
-            leaves = [Leaf(branches[task], self._grammar(task)) for task in tasks]
+                log_probs = self._score(decoder, prefixes[Task.ANSWER], options)
+            starts = [Leaf(prefixes[task], self._grammar(task)) for task in tasks]
             limits = [self.engine.settings.max_tokens(task) for task in tasks]
-            written = decoder.generate(leaves, max(limits))
+            written = decoder.generate(starts, max(limits))
         decoder.forget()
-        # Leaves do not see each other: cut here, they are what each limit by itself would have left.
+        # Completions do not see each other, so cutting one here gives what its own limit would have given.
         completions = {
             task: self._completion(tokens[:limit]) for task, tokens, limit in zip(tasks, written, limits, strict=True)
         }
         return Reply(completions, log_probs, clip.frame_times_s, tokens_in)
 
-    def _trunk(self, plan: FramePlan) -> tuple[EncodedClip, TreeDecoder, int]:
-        """A prefilled trunk over the plan's frames; the one of the uniform plan is kept for the next question."""
+    def _prefill(self, plan: FramePlan) -> tuple[EncodedClip, TreeDecoder, int]:
+        """The plan's clip, a decoder that has read it, and how many tokens were read now; a sparse plan's are kept."""
         key = plan.pairs_s.tobytes()
         if self._sparse is not None and self._sparse[0] == key:
             return self._sparse[1], self._sparse[2], 0
@@ -149,13 +151,13 @@ class LocalClipSession:
             return self.engine.event_grammar
         return None
 
-    def _score(self, decoder: TreeDecoder, branch: int, options: Sequence[str]) -> tuple[float, ...]:
+    def _score(self, decoder: TreeDecoder, prefix: int, options: Sequence[str]) -> tuple[float, ...]:
         encoder = self.engine.checkpoint.encoder
         texts = encoder.prompts.option_texts(options)
-        # Words of one option may start another's, so the end of the turn belongs to them. A letter stands alone.
+        # The words of one option may begin those of another, so the end of the turn is scored as well. Letters differ.
         end = (encoder.end_id,) if encoder.prompts.answer_style == "words" else ()
         sequences = [(*encoder.text(encoder.prompts.completion(Task.ANSWER, t)), *end) for t in texts]
-        return tuple(float(scores.sum()) for scores in decoder.score(sequences, branch))
+        return tuple(float(scores.sum()) for scores in decoder.score(sequences, prefix))
 
     def _completion(self, tokens: Sequence[int]) -> Completion:
         checkpoint = self.engine.checkpoint

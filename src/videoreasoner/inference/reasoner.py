@@ -1,6 +1,6 @@
 """Locate, focus, answer: the pipeline from a video and a question to an answer with its evidence.
 
-    locate   one pass over evenly spread frames; two branches say where the key event is and what has to be seen
+    locate   one pass over evenly spread frames; the model writes when the key event is and what has to be seen
     focus    a text-image encoder finds the key elements' frames; event and keyframes become key spans
     answer   one pass over frames that are dense in the key spans and sparse elsewhere
 
@@ -78,7 +78,7 @@ class Reasoner:
         Args:
             model: "tiny" ships with the package; any Qwen2-VL or Qwen2.5-VL checkpoint works as well.
             device, dtype: see `load_checkpoint`.
-            constrain_event: decode the event under its grammar.
+            constrain_event: decode the event under its grammar, so that it can always be read.
             video_time_limit_s: see `Reasoner`.
             overrides: any field of `Settings`; `encoder="none"` loads no text-image encoder.
 
@@ -147,7 +147,7 @@ class Focus:
 
     Attributes:
         plan: the frames.
-        event: the located event; None where the event branch wrote nothing readable.
+        event: the located event; None where nothing readable was written.
         key_elements: what the model said has to be seen.
         keyframes: where each key element was found.
         key_spans: event and surroundings of keyframes, merged; the plan is dense in them.
@@ -163,7 +163,7 @@ class Focus:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FinalAnswer:
     """What the final pass answered.
 
     Attributes:
@@ -220,16 +220,16 @@ class VideoSession:
                 replies = [final]
         except FrameError as error:
             raise VideoError(f"{self.video.name}: {error}") from error
-        verdict = self._read_thought(final, query) if mode == "think" else _read_answer(final, query)
+        answered = self._read_thought(final, query) if mode == "think" else _read_answer(final, query)
         work = self._work() - before
         completions = {task: written for reply in replies for task, written in reply.completions.items()}
         return Answer(
             video=self.video.name,
             question=query.text,
             options=query.options,
-            text=verdict.text,
-            choice=verdict.choice,
-            confidence=verdict.confidence,
+            text=answered.text,
+            choice=answered.choice,
+            confidence=answered.confidence,
             event=focus.event,
             key_elements=focus.key_elements,
             keyframes=focus.keyframes,
@@ -251,7 +251,7 @@ class VideoSession:
             duration_s=self.video.duration_s,
             settings=self.settings.looking(),
             # Every answer about a damaged video says so, because an answer may be read without the others.
-            notes=[*focus.notes, *self.video.problems, *verdict.notes],
+            notes=[*focus.notes, *self.video.problems, *answered.notes],
             completions={str(task): written.text for task, written in completions.items()},
         )
 
@@ -287,7 +287,7 @@ class VideoSession:
             key_spans = []
         return Focus(plan, event, elements, keyframes, key_spans, notes)
 
-    def _read_thought(self, final: Reply, query: Query) -> Verdict:
+    def _read_thought(self, final: Reply, query: Query) -> FinalAnswer:
         """The answer that a thought states at its end, and the option that it names."""
         thought: Completion = final.completions[Task.THINK]
         notes = []
@@ -295,13 +295,13 @@ class VideoSession:
             notes.append(f"the text was cut off at max_thought_tokens ({self.settings.max_thought_tokens})")
         stated = stated_answer(Task.THINK, thought.text)
         if stated is None:
-            return Verdict(thought.text, notes=[*notes, "the reasoning ends without an answer"])
+            return FinalAnswer(thought.text, notes=[*notes, "the reasoning ends without an answer"])
         if not query.options:
-            return Verdict(stated, notes=notes)
+            return FinalAnswer(stated, notes=notes)
         choice = parse_choice(stated, query.options)
         if choice is None:
-            return Verdict(stated, notes=[*notes, "the written answer names none of the options"])
-        return Verdict(query.options[LETTERS.index(choice)], choice, notes=notes)
+            return FinalAnswer(stated, notes=[*notes, "the written answer names none of the options"])
+        return FinalAnswer(query.options[LETTERS.index(choice)], choice, notes=notes)
 
     def _work(self) -> _Work:
         return _Work(
@@ -331,13 +331,13 @@ class _Work:
         )
 
 
-def _read_answer(final: Reply, query: Query) -> Verdict:
+def _read_answer(final: Reply, query: Query) -> FinalAnswer:
     """The most probable option, or what was written where there are no options."""
     if not query.options:
-        return Verdict(final.completions[Task.ANSWER].text)
+        return FinalAnswer(final.completions[Task.ANSWER].text)
     confidence = _softmax(final.option_log_probs)
     choice = max(confidence, key=confidence.__getitem__)
-    return Verdict(query.options[LETTERS.index(choice)], choice, confidence)
+    return FinalAnswer(query.options[LETTERS.index(choice)], choice, confidence)
 
 
 def _softmax(log_probs: Sequence[float]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from tests.video.videos import Recipe
 from videoreasoner.errors import SettingError, VideoError
 from videoreasoner.inference.answer import Answer, FrameUse
 from videoreasoner.inference.report.answer_page import render, write_report
-from videoreasoner.inference.report.pictures import Picture
+from videoreasoner.inference.report.pictures import PagePicture
 from videoreasoner.retrieval.keyframes import Keyframe
 
 VOID = {"meta", "link", "img", "line", "rect", "path", "br"}
@@ -157,7 +157,7 @@ def test_marks_lie_where_they_belong() -> None:
 
 
 def test_a_picture_that_is_not_there_is_said() -> None:
-    picture = Picture("data:image/webp;base64,AAAA", 4, 3)
+    picture = PagePicture("data:image/webp;base64,AAAA", 4, 3)
     times = [f.time_s for f in ANSWER.frames]
     page = PageReader(render(ANSWER, dict.fromkeys(times[:5], picture)))
     assert page.count("img", src=picture.uri, width="4", height="3") == 5

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.video.videos import Recipe, picture
-from videoreasoner.inference.report.pictures import Picture, count_uses, take_pictures
+from videoreasoner.inference.report.pictures import PagePicture, count_uses, take_pictures
 from videoreasoner.video.pyav.file import VideoFile
 
 TIMES = [i / 25 for i in range(50)]
@@ -23,7 +23,7 @@ def video_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoFile]:
         yield opened
 
 
-def _decoded(shot: Picture) -> Image.Image:
+def _decoded(shot: PagePicture) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(shot.uri.partition(",")[2])))
 
 

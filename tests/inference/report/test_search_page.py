@@ -10,7 +10,7 @@ import pytest
 from tests.browser import visit
 from tests.inference.report.test_answer_page import PageReader
 from tests.video.videos import Recipe
-from videoreasoner.inference.report.pictures import Picture, count_uses, take_pictures
+from videoreasoner.inference.report.pictures import PagePicture, count_uses, take_pictures
 from videoreasoner.inference.report.search_page import render_search, text_lanes, write_search_report
 from videoreasoner.retrieval.keyframes import SegmentScores, find_moments
 from videoreasoner.retrieval.search import SearchResult
@@ -58,7 +58,7 @@ def test_a_long_curve_keeps_its_peaks() -> None:
 
 
 def test_the_page_is_sound_and_markup_stays_text() -> None:
-    picture = Picture("data:image/webp;base64,AAAA", 4, 3)
+    picture = PagePicture("data:image/webp;base64,AAAA", 4, 3)
     page = PageReader(render_search(RESULT, {0.75: picture}))
     assert page.count("h1") == 1
     assert page.count("script") == 0

@@ -14,7 +14,7 @@ from typing import Any
 
 from videoreasoner.inference.answer import Answer
 from videoreasoner.inference.report.document import render_template, write_page
-from videoreasoner.inference.report.pictures import Picture, count_uses
+from videoreasoner.inference.report.pictures import PagePicture, count_uses
 from videoreasoner.inference.report.timeline import Lane, lanes
 from videoreasoner.rows import Row
 from videoreasoner.spans import best_iou
@@ -64,7 +64,7 @@ def write_report(
         write_page(path, opened, uses, lambda pictures: render(answer, pictures, truth))
 
 
-def render(answer: Answer, pictures: Mapping[float, Picture], truth: Row | None = None) -> str:
+def render(answer: Answer, pictures: Mapping[float, PagePicture], truth: Row | None = None) -> str:
     """The page as HTML. The same arguments give the same page.
 
     Args:
@@ -153,5 +153,5 @@ class _AnswerView:
     def settings(self) -> list[tuple[str, Any]]:
         return [(name.replace("_", " "), value) for name, value in self.answer.settings.items() if value is not None]
 
-    def pictured(self, times_s: Sequence[float], pictures: Mapping[float, Picture]) -> int:
+    def pictured(self, times_s: Sequence[float], pictures: Mapping[float, PagePicture]) -> int:
         return sum(time_s in pictures for time_s in times_s)

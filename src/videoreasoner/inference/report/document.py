@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from videoreasoner.errors import SettingError
-from videoreasoner.inference.report.pictures import Picture, take_pictures
+from videoreasoner.inference.report.pictures import PagePicture, take_pictures
 from videoreasoner.inference.report.timeline import clock, ticks
 from videoreasoner.utils.files import replacing
 from videoreasoner.version import __version__
@@ -34,7 +34,12 @@ _TEMPLATES = Environment(
 
 
 def render_template(
-    name: str, video: str, duration_s: float, pictures: Mapping[float, Picture], version: str = __version__, **more: Any
+    name: str,
+    video: str,
+    duration_s: float,
+    pictures: Mapping[float, PagePicture],
+    version: str = __version__,
+    **more: Any,
 ) -> str:
     """A page as HTML. The same arguments give the same page.
 
@@ -62,7 +67,7 @@ def write_page(
     path: str | os.PathLike[str],
     video: VideoReader,
     uses: Mapping[float, int],
-    render: Callable[[Mapping[float, Picture]], str],
+    render: Callable[[Mapping[float, PagePicture]], str],
 ) -> None:
     """Write a page with pictures of a video: the whole file, or nothing if anything fails.
 

@@ -18,7 +18,7 @@ _PREFIX = "data:image/webp;base64,"
 
 
 @dataclass(frozen=True)
-class Picture:
+class PagePicture:
     """A picture as a page holds it.
 
     Attributes:
@@ -31,7 +31,7 @@ class Picture:
     height: int
 
 
-def take_pictures(video: VideoReader, uses: Mapping[float, int], limit_bytes: int) -> dict[float, Picture]:
+def take_pictures(video: VideoReader, uses: Mapping[float, int], limit_bytes: int) -> dict[float, PagePicture]:
     """The video at some times, as large and as good as the limit allows.
 
     Args:
@@ -88,13 +88,13 @@ def _first_size(images: Mapping[float, Image.Image], uses: Mapping[float, int], 
     return len(_SIZES) - 1
 
 
-def _size(pictures: Mapping[float, Picture], uses: Mapping[float, int]) -> int:
+def _size(pictures: Mapping[float, PagePicture], uses: Mapping[float, int]) -> int:
     return sum(uses[time_s] * len(picture.uri) for time_s, picture in pictures.items())
 
 
-def _picture(image: Image.Image, side: int, quality: int) -> Picture:
+def _picture(image: Image.Image, side: int, quality: int) -> PagePicture:
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
     small.save(encoded, "WEBP", quality=quality, method=4)
-    return Picture(_PREFIX + base64.b64encode(encoded.getvalue()).decode(), small.width, small.height)
+    return PagePicture(_PREFIX + base64.b64encode(encoded.getvalue()).decode(), small.width, small.height)

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from videoreasoner.inference.report.document import render_template, write_page
-from videoreasoner.inference.report.pictures import Picture, count_uses
+from videoreasoner.inference.report.pictures import PagePicture, count_uses
 from videoreasoner.inference.report.timeline import percent
 from videoreasoner.retrieval.keyframes import Moment
 from videoreasoner.retrieval.search import SearchResult
@@ -55,7 +55,7 @@ def write_search_report(result: SearchResult, path: str | os.PathLike[str], vide
     write_page(path, video, uses, lambda pictures: render_search(result, pictures))
 
 
-def render_search(result: SearchResult, pictures: Mapping[float, Picture]) -> str:
+def render_search(result: SearchResult, pictures: Mapping[float, PagePicture]) -> str:
     """The page as HTML. The same arguments give the same page.
 
     Args:
