@@ -120,6 +120,19 @@ def test_skipped_rows_are_read_back(tmp_path: Path) -> None:
     assert run.read_skipped() == skipped
 
 
+def test_texts_without_utf8_and_with_odd_line_ends_do_not_break_the_logs(tmp_path: Path) -> None:
+    """Half a character has no UTF-8; the others are line ends to `str.splitlines`."""
+    odd = "\ud83d \u2028 \u2029 \x85"
+    run = RunFolder(tmp_path)
+    run.append("rollouts.jsonl", {"step": 1, "question": odd}, {"step": 2, "question": odd})
+    run.rewind(1)
+    [line] = (tmp_path / "rollouts.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 1, "question": odd}
+    skipped = [Skipped(odd, odd, odd)]
+    run.write_skipped(skipped)
+    assert run.read_skipped() == skipped
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

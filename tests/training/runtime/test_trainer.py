@@ -11,9 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
-from transformers.quantizers.quantizers_utils import should_convert_module
 
-from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl
 from tests.training.toy import make_data, make_model, recipe_content
 from videoreasoner.errors import RowError, SettingError, TrainingError, VideoReasonerError
 from videoreasoner.inference.reasoner import Reasoner
@@ -22,13 +20,9 @@ from videoreasoner.rows import read_rows
 from videoreasoner.tasks import EVENT_TOKENS, Task
 from videoreasoner.training import cold_start
 from videoreasoner.training.cold_start import prepare_cold_start, train_cold_start
-from videoreasoner.training.data.sources import Skipped
 from videoreasoner.training.planning.dry_run import Hardware, dry_run_report
 from videoreasoner.training.recipe import ColdStartRecipe, loses_updates, parse_recipe
 from videoreasoner.training.runtime import setup as start
-from videoreasoner.training.runtime.adapters import UNQUANTISED
-from videoreasoner.training.runtime.arguments import check_launch, training_arguments
-from videoreasoner.training.runtime.folder import RunFolder
 from videoreasoner.training.runtime.setup import train as train_run
 
 FAMILIES = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
@@ -271,26 +265,6 @@ def test_bfloat16_weights_are_trained_where_float32_ones_stand_beside_them_alone
     assert not loses_updates(recipe, is_split=True)
 
 
-def test_a_launch_that_does_not_go_with_the_recipe_is_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = parse_recipe(content_for(folder, tmp_path / "out"), ColdStartRecipe)
-    args = training_arguments(recipe)
-    check_launch(recipe, args)
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    check_launch(recipe, args)
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(SettingError, match="set bf16=true"):
-        check_launch(recipe, args)
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
-    check_launch(recipe, args)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    check_launch(recipe, args)
-    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
-    with pytest.raises(SettingError, match=r"set it to false .*fsdp2\.yaml"):
-        check_launch(recipe, args)
-
-
 def test_adapters_that_fsdp_cannot_split_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,33 +274,6 @@ def test_adapters_that_fsdp_cannot_split_are_refused(
     monkeypatch.setattr(start, "has_fsdp", lambda args: True)
     with pytest.raises(SettingError, match="its output layer is its embedding"):
         prepare_cold_start(recipe)
-
-
-def test_fields_of_transformers_that_we_set_can_be_set_otherwise(folder: Path, tmp_path: Path) -> None:
-    trainer = {"use_cpu": True, "dataloader_pin_memory": False, "ddp_find_unused_parameters": True}
-    args = training_arguments(parse_recipe(content_for(folder, tmp_path, trainer=trainer), ColdStartRecipe))
-    assert {name: getattr(args, name) for name in trainer} == trainer
-
-
-def test_texts_that_are_no_text_do_not_break_the_logs(tmp_path: Path) -> None:
-    """Half a character has no UTF-8; the others are line ends to `str.splitlines`."""
-    odd = "\ud83d \u2028 \u2029 \x85"
-    run = RunFolder(tmp_path)
-    run.append("rollouts.jsonl", {"step": 1, "question": odd}, {"step": 2, "question": odd})
-    run.rewind(1)
-    [line] = (tmp_path / "rollouts.jsonl").read_text().splitlines()
-    assert json.loads(line) == {"step": 1, "question": odd}
-    skipped = [Skipped(odd, odd, odd)]
-    run.write_skipped(skipped)
-    assert run.read_skipped() == skipped
-
-
-@pytest.mark.parametrize("make", [random_qwen2_vl, random_qwen2_5_vl])
-def test_quantised_adapters_leave_the_vision_tower_and_the_output_layer_as_they_are(make: Any) -> None:
-    linear = {name for name, module in make(tied=False).named_modules() if isinstance(module, torch.nn.Linear)}
-    quantised = {name for name in linear if should_convert_module(name, list(UNQUANTISED))}
-    assert quantised
-    assert linear - quantised == {name for name in linear if "visual" in name or name == "lm_head"}
 
 
 def test_thinking_is_taught_where_it_is_listed_and_judged_by_the_answer(folder: Path, tmp_path: Path) -> None:
