@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,23 @@ def test_the_map_for_contributors_names_places_that_exist() -> None:
     assert len(places) > 20
     missing = [p for p in places if not (ROOT / "src/videoreasoner" / p).exists() and not (ROOT / p).exists()]
     assert not missing
+
+
+def test_every_option_in_a_command_of_the_docs_exists() -> None:
+    checked, help_text = 0, cache(make_cli.help_text)
+    for page in [
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "recipes").rglob("*.yaml")),
+    ]:
+        if page == make_cli.PAGE:
+            continue
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^[ #$]*(?:[\w./-]+ .* -m )?videoreasoner ([a-z].*)", text, flags=re.M):
+            words = line.split("   #")[0].split()
+            path = tuple(words[:2]) if words[0] in ("train", "eval", "synthetic") else (words[0],)
+            known = set(re.findall(r"--?[\w-]+", help_text(path)))
+            unknown = [w for w in re.findall(r"(?<= )--?[a-z][\w-]*", line) if w not in known]
+            assert not unknown, f"{page.name}: videoreasoner {line}"
+            checked += 1
+    assert checked > 40
