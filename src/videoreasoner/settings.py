@@ -20,7 +20,7 @@ SEARCH_SETTINGS = ("retrieval_rate_fps", "retrieval_max_frames", "retrieval_segm
 
 
 class Settings(BaseModel):
-    """How a checkpoint looks at videos and is asked, in training and in inference alike."""
+    """How a checkpoint samples videos and is asked, in training and in inference."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -63,7 +63,7 @@ class Settings(BaseModel):
         return self.max_thought_tokens if task is Task.THINK else self.max_new_tokens
 
     def looking(self) -> dict[str, Any]:
-        """How videos are looked at: all settings but the prompts and the record of training."""
+        """How videos are sampled and searched: all settings but the prompts and the record of training."""
         return self.model_dump(exclude={"prompts", "training"})
 
     def changed(self, **values: Any) -> Settings:

@@ -1,4 +1,4 @@
-"""A grid of shares as a heat map, drawn with Pillow. Pure, but for the file."""
+"""A grid of shares as a heat map, drawn with Pillow, so that no optional library is needed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from videoreasoner.utils.files import replacing
 _CELL_W, _CELL_H, _GAP = 74, 44, 3
 _LEFT, _TOP, _BOTTOM, _RIGHT = 78, 74, 58, 26
 _BACKGROUND, _INK, _FAINT, _EMPTY = (255, 255, 255), (30, 34, 40), (110, 116, 124), (240, 241, 243)
-# From poor to good; light at one end and dark at the other, so that it also reads in grey.
+# From poor to good, and from light to dark, so that it can also be read in grey.
 _SCALE = ((247, 244, 236), (190, 222, 205), (84, 166, 160), (24, 96, 122), (16, 50, 84))
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One grid.
+    """One grid of the picture.
 
     Attributes:
         title: above it.
@@ -57,7 +57,7 @@ def write_heat_map(
             draw.text((left - 8, _TOP + (line + 0.5) * _CELL_H), name, _FAINT, font=_font(13), anchor="rm")
         foot = _TOP + len(lines) * _CELL_H + 28
         draw.text((left + len(columns) * _CELL_W / 2, foot), axes[0], _INK, font=_font(13), anchor="mt")
-        # Beside the titles' line, because Pillow writes no upright text.
+        # Next to the title, because Pillow draws no vertical text.
         draw.text((left - 8, 58), axes[1], _INK, font=_font(13), anchor="rm")
     with replacing(path) as partial:
         image.save(partial, "PNG")
@@ -76,7 +76,7 @@ def _draw_cells(draw: ImageDraw.ImageDraw, panel: Panel, left: int) -> None:
 
 
 def colour(share: float) -> tuple[int, int, int]:
-    """Of a share in [0, 1], which is clipped: darker is better."""
+    """The color of a share, which is limited to [0, 1]: darker is better."""
     at = min(max(share, 0.0), 1.0) * (len(_SCALE) - 1)
     first = min(int(at), len(_SCALE) - 2)
     low, high = _SCALE[first], _SCALE[first + 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,11 +22,13 @@ def make(
     events: EventsOption = (1, 3),
     event_share: EventShareOption = (0.12, 0.35),
     gap_share: Annotated[float, typer.Option(help="Shortest gap between events, as a share of the video.")] = 0.03,
-    detail: Annotated[str, typer.Option(help="What shows briefly: color or digit.")] = "color",
+    detail: Annotated[Literal["color", "digit"], typer.Option(help="What shows briefly.")] = "color",
     detail_share: Annotated[float, typer.Option(help="How long the detail shows, as a share of the video.")] = 0.01,
     distractors: Annotated[int, typer.Option(help="Number of grey shapes that drift about.")] = 1,
     questions: Annotated[int, typer.Option(help="Questions about each video, in each split.")] = 1,
-    subset: Annotated[str, typer.Option(help="Which combinations of colors and shapes: train or held_out.")] = "train",
+    subset: Annotated[
+        Literal["train", "held_out"], typer.Option(help="Which combinations of colors and shapes.")
+    ] = "train",
     seed: Annotated[int, typer.Option(help="Seed of the videos.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another set in the folder.")] = False,
 ) -> None:
@@ -38,8 +40,8 @@ def make(
     from videoreasoner.synthetic.world import WorldSettings
     from videoreasoner.utils.progress import ProgressBar
 
-    world = WorldSettings(events, event_share, gap_share, detail, detail_share, distractors)  # type: ignore[arg-type]
-    settings = VideoSettings(duration, fps, size, seed, subset, world)  # type: ignore[arg-type]
+    world = WorldSettings(events, event_share, gap_share, detail, detail_share, distractors)
+    settings = VideoSettings(duration, fps, size, seed, subset, world)
     with ProgressBar("making videos", "videos") as progress:
         rows = make_videos(
             out_dir, videos, settings, questions_per_split=questions, overwrite=overwrite, progress=progress

@@ -1,4 +1,4 @@
-"""An answer with its evidence: what was located, what was looked at, how long it took."""
+"""An answer with its evidence: what was located, which frames the model saw, how long it took."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FrameUse:
 
 @dataclass(frozen=True)
 class Usage:
-    """Work done for one question; what an earlier question about the same video had done is not counted again."""
+    """Work done for one question, without what was already done for an earlier question about the same video."""
 
     frames_decoded: int
     pairs_encoded: int
@@ -38,20 +38,20 @@ class Answer:
     """The answer to one question.
 
     Attributes:
-        text: the words of the chosen option, or what the model wrote where there is none.
-        choice: letter of the chosen option; None without options, and where a written answer names none of them.
+        text: the words of the chosen option, or what the model wrote when there is none.
+        choice: letter of the chosen option; None without options, and when a written answer names none of them.
         confidence: probability of each option letter, normalised over the options; None without options, and in mode
             `think`, which reads the choice from text.
         event: the key event, or None when none was located or asked for.
-        key_elements: what the model said has to be seen.
-        keyframes: where each key element was found.
-        key_spans: the merged spans that were looked at densely.
-        frames: what the final pass saw.
+        key_elements: what has to be seen, in the model's words.
+        keyframes: the moment at which each key element was found.
+        key_spans: the merged spans that were sampled densely.
+        frames: the frames that the final pass saw.
         timing: seconds per stage, and `total`.
-        settings: how the video was looked at: budgets, rates, encoder.
+        settings: budgets, rates and encoder that the answer was made with.
         notes: what did not go as asked, in sentences; empty when all went well.
-        completions: what the model wrote in each branch, as it wrote it.
-        version: of this package, when the answer was given.
+        completions: what the model wrote for each task, unchanged.
+        version: version of this package that gave the answer.
     """
 
     video: str
@@ -84,7 +84,7 @@ class Answer:
         """The answer that `to_dict` wrote, also after a round trip through JSON; further keys are ignored.
 
         Raises:
-            RowError: the record is not that of an answer.
+            RowError: the record is not one of an answer.
         """
         try:
             return TypeAdapter(cls).validate_python(dict(record))
