@@ -62,7 +62,7 @@ class Settings(BaseModel):
         """The longest completion of a task, in tokens."""
         return self.max_thought_tokens if task is Task.THINK else self.max_new_tokens
 
-    def looking(self) -> dict[str, Any]:
+    def for_inference(self) -> dict[str, Any]:
         """How videos are sampled and searched: all settings but the prompts and the record of training."""
         return self.model_dump(exclude={"prompts", "training"})
 

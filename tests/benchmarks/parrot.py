@@ -47,8 +47,8 @@ class Parrot:
     identified: dict[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        looking = SETTINGS.looking()
-        return {"model": "fake", "model_hash": f"parrot-{self.best}", "settings": looking, **self.identified}
+        settings = SETTINGS.for_inference()
+        return {"model": "fake", "model_hash": f"parrot-{self.best}", "settings": settings, **self.identified}
 
     def load(self) -> Reasoner:
         assert not self.broken, "this candidate must not be loaded"

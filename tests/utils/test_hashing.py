@@ -48,7 +48,7 @@ def test_identity_says_what_loading_would_use() -> None:
     candidate = LocalCandidate("tiny", settings={"frame_budget": 8, "encoder": None})
     identity = candidate.identity()
     reasoner = candidate.load()
-    assert identity["settings"] == reasoner.settings.looking()
+    assert identity["settings"] == reasoner.settings.for_inference()
     assert identity["settings"]["frame_budget"] == 8
     assert identity["encoder_hash"] == hash_checkpoint(SHIPPED / "tiny-encoder")
     assert LocalCandidate("tiny", settings={"encoder": "none"}).identity()["encoder_hash"] is None

@@ -64,7 +64,7 @@ class LocalCandidate:
             "model": self.model,
             "model_hash": hash_checkpoint(folder),
             "encoder_hash": None if is_named or encoder is None else hash_checkpoint(find_folder(encoder)),
-            "settings": settings.looking(),
+            "settings": settings.for_inference(),
         }
 
     def load(self) -> Reasoner:

@@ -55,7 +55,7 @@ def answer_rows(
     """
     check_mode(mode)
     rows = _load(rows_path)
-    asked_as = {"mode": mode, "engine": reasoner.engine.identity(), "settings": reasoner.settings.looking()}
+    asked_as = {"mode": mode, "engine": reasoner.engine.identity(), "settings": reasoner.settings.for_inference()}
     with RecordFile(out_path, asked_as, keep=("row", "video")) as records:
         waiting = [row for row in rows if not _is_done(row, records, video_root)]
         records.start()

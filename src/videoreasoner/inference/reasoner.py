@@ -249,7 +249,7 @@ class VideoSession:
             mode=mode,
             model=self.model,
             duration_s=self.video.duration_s,
-            settings=self.settings.looking(),
+            settings=self.settings.for_inference(),
             # Every answer about a damaged video says so, because an answer may be read without the others.
             notes=[*focus.notes, *self.video.problems, *answered.notes],
             completions={str(task): written.text for task, written in completions.items()},
