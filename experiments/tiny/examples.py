@@ -19,7 +19,7 @@ from videoreasoner.models.prompt_encoder import PromptEncoder
 from videoreasoner.models.prompt_tree import PromptTree
 from videoreasoner.models.tree_batch import TreeBatch
 from videoreasoner.spans import Span
-from videoreasoner.synthetic.questions import Split, ask
+from videoreasoner.synthetic.questions import Split, make_question
 from videoreasoner.synthetic.world import Event, World, WorldSettings, random_world, render
 from videoreasoner.tasks import Task, event_text, key_elements_text
 from videoreasoner.video.patches import Patches, patchify, resize
@@ -165,7 +165,7 @@ def _add_tasks(
     """Ask one detail and one plain question: all tasks on evenly spread frames, only the answer on focused ones."""
     for split in _SPLITS:
         event = focused or world.events[int(rng.integers(len(world.events)))]
-        question = ask(rng, world, event, split)
+        question = make_question(rng, world, event, split)
         node = example.tree.add(encoder.question(question.text, question.options if rng.random() < 0.5 else ()))
         if not focused:
             _add_task(example, encoder, node, Task.EVENT, _span_text(event))
@@ -182,7 +182,7 @@ def _add_moments(
     """Ask about every event of one video. Only the words of the question decide which event is meant."""
     for event in world.events:
         split: Split = "detail" if rng.random() < 0.5 else "plain"
-        question = ask(rng, world, event, split)
+        question = make_question(rng, world, event, split)
         node = example.tree.add(encoder.question(question.text, question.options if rng.random() < 0.5 else ()))
         _add_task(example, encoder, node, Task.EVENT, _span_text(event))
         if _is_visible(times, *question.visible_for):

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
 from videoreasoner.prompts import Prompts
-from videoreasoner.synthetic.questions import ask, caption
+from videoreasoner.synthetic.questions import caption, make_question
 from videoreasoner.synthetic.world import WorldSettings, random_world
 from videoreasoner.tasks import Task
 
@@ -34,7 +34,7 @@ def sentences(prompts: Prompts, videos: int = 400, seed: int = 0) -> list[str]:
         lines.append(caption(world))
         for event in world.events:
             for split in ("plain", "detail"):
-                question = ask(rng, world, event, split)
+                question = make_question(rng, world, event, split)
                 lines.append(prompts.user_text(question.text, question.options))
                 lines.append(" " + ", ".join(question.key_elements))
                 lines.append(" " + question.answer)

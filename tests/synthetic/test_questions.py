@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videoreasoner.synthetic.questions import Question, Split, ask, caption, reasoning
+from videoreasoner.synthetic.questions import Question, Split, caption, make_question, reasoning
 from videoreasoner.synthetic.world import (
     COLORS,
     DIGITS,
@@ -33,7 +33,7 @@ def asked(draw: st.DrawFn, split: Split) -> tuple[World, Question]:
     detail, subset = draw(st.sampled_from(details)), draw(st.sampled_from(subsets))
     world = random_world(rng, WorldSettings(detail=detail), subset)
     event = draw(st.sampled_from(world.events))
-    return world, ask(rng, world, event, split, draw(st.integers(2, 4)))
+    return world, make_question(rng, world, event, split, draw(st.integers(2, 4)))
 
 
 either = asked("plain") | asked("detail")
@@ -138,7 +138,7 @@ def test_reasoning_about_a_detail_is_the_captions_own_words(asked: tuple[World, 
 def test_the_place_of_the_answer_and_the_wording_vary(split: Any) -> None:
     rng = np.random.default_rng(0)
     world = random_world(rng, WorldSettings())
-    questions = [ask(rng, world, world.events[0], split) for _ in range(200)]
+    questions = [make_question(rng, world, world.events[0], split) for _ in range(200)]
     places = np.bincount([q.options.index(q.answer) for q in questions], minlength=4)
     assert places.min() > 20
     assert len({q.text for q in questions}) >= 6
@@ -146,7 +146,7 @@ def test_the_place_of_the_answer_and_the_wording_vary(split: Any) -> None:
 
 def test_the_same_stream_gives_the_same_question() -> None:
     world = random_world(np.random.default_rng(0), WorldSettings())
-    one, other = (ask(np.random.default_rng(1), world, world.events[0], "plain") for _ in "ab")
+    one, other = (make_question(np.random.default_rng(1), world, world.events[0], "plain") for _ in "ab")
     assert one == other
 
 

@@ -172,7 +172,7 @@ def test_a_set_holds_videos_rows_and_settings(tmp_path: Path) -> None:
     rows = make_videos(tmp_path, 3, TINY_DETAIL, progress=lambda done, total: told.append((done, total)))
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     videos = [f"videos/0000{number}.mp4" for number in range(3)]
-    assert names == ["detail.jsonl", *videos, "plain.jsonl", "settings.json"]
+    assert names == ["detail.jsonl", "plain.jsonl", "settings.json", *videos]
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert rows == [row for split in ("plain", "detail") for row in read_rows(tmp_path / f"{split}.jsonl")]
     assert [row.video for row in rows] == videos * 2
@@ -199,7 +199,7 @@ def test_rows_carry_the_truth(tmp_path: Path) -> None:
     for row in make_videos(tmp_path, 2, settings, questions_per_split=2):
         content = json.loads(row.to_json_line())
         split, k = content["split"], row.id[-1]
-        number = int(row.video[6:11])
+        number = int(Path(row.video).stem)
         assert row.id == f"synthetic-held_out-s4-{number}-{split}-{k}"
         assert row.tasks() == set(Task)
         (event,) = [e for e in video_world(settings, number).events if e.color == content["color"]]

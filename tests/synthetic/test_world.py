@@ -19,7 +19,7 @@ from videoreasoner.synthetic.world import (
     Event,
     World,
     WorldSettings,
-    held_out,
+    is_held_out,
     random_world,
     render,
 )
@@ -87,7 +87,7 @@ def test_objects_differ_and_belong_to_the_subset(seed: int, chosen: WorldSetting
     assert len({event.color for event in world.events}) == len(world.events)
     assert len({event.shape for event in world.events}) == len(world.events)
     for event in world.events:
-        assert held_out(event.color, event.shape, event.detail) == (subset == "held_out")
+        assert is_held_out(event.color, event.shape, event.detail) == (subset == "held_out")
         assert event.detail != event.color
         assert event.detail in (COLORS if chosen.detail == "color" else DIGITS)
 
@@ -100,7 +100,7 @@ def test_each_subset_has_every_color_shape_and_detail() -> None:
                 for color in COLORS
                 for shape in SHAPES
                 for detail in names
-                if detail != color and held_out(color, shape, detail) == subset
+                if detail != color and is_held_out(color, shape, detail) == subset
             ]
             assert {c for c, _, _ in combinations} == set(COLORS)
             assert {s for _, s, _ in combinations} == set(SHAPES)

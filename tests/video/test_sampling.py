@@ -263,8 +263,8 @@ def keyed_videos(draw):
 
 
 @given(keyed_videos(), st.integers(1, 200))
-def test_times_move_onto_key_frames_within_their_slots(video_file, count):
-    duration_s, keys_s = video_file
+def test_times_move_onto_key_frames_within_their_slots(video, count):
+    duration_s, keys_s = video
     slot_s = duration_s / count
     centres_s = (np.arange(count) + 0.5) * slot_s
     moved_s = on_key_frames(centres_s, duration_s, keys_s)
@@ -280,8 +280,8 @@ def test_times_move_onto_key_frames_within_their_slots(video_file, count):
 
 
 @given(keyed_videos(), focus_requests())
-def test_plans_on_key_frames_have_the_form_of_plans(video_file, request_):
-    duration_s, keys_s = video_file
+def test_plans_on_key_frames_have_the_form_of_plans(video, request_):
+    duration_s, keys_s = video
     _, spans, config, keyframes = request_
     spans = [Span(s.start_s % duration_s, s.start_s % duration_s + s.length_s) for s in spans]
     plain = uniform_plan(duration_s, config)

@@ -1,6 +1,6 @@
-"""Questions about a world, in natural English, with everything a row can carry.
+"""Questions about a world, in natural English, with the truth for every field of a row.
 
-Two splits: `plain` asks for what is visible all through an event, `detail` for what shows only
+There are two splits: `plain` asks about what is visible during a whole event, `detail` about what is visible only
 briefly during it.
 """
 
@@ -41,7 +41,16 @@ _WORDINGS = {
 
 @dataclass(frozen=True)
 class Question:
-    """One question with its truth. `answer` is the words of the right option."""
+    """One question with its truth.
+
+    Attributes:
+        kind: what is asked for: "color", "shape", "flash" or "digit".
+        text: the question without its options.
+        options: the texts to choose from.
+        answer: the text of the right option.
+        event: the event that the question is about.
+        key_elements: what there is to look for.
+    """
 
     kind: str
     text: str
@@ -52,13 +61,13 @@ class Question:
 
     @property
     def visible_for(self) -> tuple[float, float]:
-        """When what is asked can be seen, as shares of the video."""
+        """When the answer can be seen: start and end, as shares of the video."""
         if self.kind in ("flash", "digit"):
             return self.event.detail_start, self.event.detail_end
         return self.event.start, self.event.end
 
 
-def ask(rng: np.random.Generator, world: World, event: Event, split: Split, choices: int = 4) -> Question:
+def make_question(rng: np.random.Generator, world: World, event: Event, split: Split, choices: int = 4) -> Question:
     """A random question of the split about one event of the world, with shuffled options."""
     object_name = f"{event.color} {event.shape}"
     if split == "plain":
@@ -71,7 +80,7 @@ def ask(rng: np.random.Generator, world: World, event: Event, split: Split, choi
         kind = "flash" if world.detail_kind == "color" else "digit"
         thing = str(rng.choice([event.shape, f"{event.color} object", object_name]))
         answer = event.detail
-        # The object's own colour is no sensible distractor: a flash is a change.
+        # A flash is a change, so the shape's own colour is not among the wrong options.
         pool = tuple(c for c in COLORS if c != event.color) if world.detail_kind == "color" else DIGITS
         mark = "black dot" if world.detail_kind == "color" else "digit"
         elements = (object_name, f"{event.shape} with a {mark}")
@@ -82,14 +91,14 @@ def ask(rng: np.random.Generator, world: World, event: Event, split: Split, choi
 
 
 def caption(world: World) -> str:
-    """A dense caption of the video: every event with its time, for pretraining."""
+    """A caption that tells every event with its time, for pretraining."""
     return " ".join(_sentence(world, event, detailed=True) for event in world.events)
 
 
 def reasoning(world: World, question: Question) -> str:
-    """What a careful watcher notes before answering: the events in order, up to the one that is asked about.
+    """The reasoning that leads to the answer: the events in order, up to the one that the question is about.
 
-    The answer is in the last sentence, which tells the detail where that is what is asked for.
+    The last sentence holds the answer. It tells the detail only if the question asks for it.
     """
     asked = question.event
     seen = world.events[: world.events.index(asked) + 1]

@@ -1,4 +1,4 @@
-"""Videos: worlds written as H.264 files, with the rows that ask about them."""
+"""Synthetic data: worlds written as H.264 files, with rows that ask about them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from av.error import FFmpegError
 
 from videoreasoner.errors import SettingError, VideoError
 from videoreasoner.rows import Row, write_rows
-from videoreasoner.synthetic.questions import Question, Split, ask, reasoning
+from videoreasoner.synthetic.questions import Question, Split, make_question, reasoning
 from videoreasoner.synthetic.world import (
     DetailKind,
     Event,
@@ -35,14 +35,14 @@ from videoreasoner.utils.files import replacing
 SETTINGS_FILE = "settings.json"
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-# Of the files, not of the package: raised when the same settings give other videos or rows.
+# The version of the files, not of the package. It is raised when the same settings give other videos or rows.
 _FORMAT = 1
 _VIDEO_NAME = re.compile(r"\d{5,}\.mp4|\.\d{5,}\.mp4\.\d+\.part")
 _CHUNK_FRAMES = 64
 _CHUNK_BYTES = 2**22
-# What the split "detail" promises.
+# The split "detail" promises that details show for no longer than this.
 _MOST_DETAIL_SHARE = 0.02
-# A stay of this many frame times contains a frame, and still does after rounding.
+# A detail of this many frame times is seen in at least one frame, also after rounding.
 _FEWEST_DETAIL_FRAMES = 1.5
 # Two kinds of question in three wordings.
 _PLAIN_TEXTS_AN_EVENT = 6
@@ -50,14 +50,14 @@ _PLAIN_TEXTS_AN_EVENT = 6
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How videos are drawn and written.
+    """How synthetic videos are drawn and written.
 
     Attributes:
         duration_s: length of a video in seconds, > 0. The file ends with a whole frame, so it may
             be up to one frame longer.
         fps: frames per second, 0.1 to 240.
         size: width and height in pixels, even, 16 to 1080.
-        seed: 0 or more; names the endless sequence of videos.
+        seed: 0 or more; names an endless sequence of videos.
         subset: which combinations of colour, shape and detail occur.
         world: what happens in a video.
         gop_s: most seconds from one key frame to the next, > 0.
@@ -92,7 +92,7 @@ class VideoSettings:
         if self.world.detail not in get_args(DetailKind):
             raise SettingError(f"detail must be one of {', '.join(get_args(DetailKind))}, not {self.world.detail!r}")
         shown = self.world.detail_share * self.duration_s * self.fps
-        # A little slack: 1.5 frames may come out of the product as 1.4999999.
+        # With a little slack, because a product of 1.5 may be 1.4999999.
         if shown < _FEWEST_DETAIL_FRAMES - 1e-9:
             raise SettingError(
                 f"a detail shows for {shown:.3g} frames and needs {_FEWEST_DETAIL_FRAMES:g} to be "
@@ -111,7 +111,7 @@ class VideoSettings:
 
 
 def video_world(settings: VideoSettings, number: int) -> World:
-    """Video `number` (from 0) of the seed: the same one however many videos are made."""
+    """The world of video `number` (from 0) of the seed. It does not depend on how many videos are made."""
     rng = np.random.default_rng([settings.seed, number])
     return random_world(rng, settings.world, settings.subset)
 
@@ -120,7 +120,8 @@ def write_video(path: str | PathLike[str], world: World, settings: VideoSettings
     """Write a world as an mp4 file (H.264, yuv420p), complete or not at all.
 
     Frame i is shown at i / fps seconds and looks like the world at that time divided by
-    `duration_s`. The same arguments give the same bytes. Memory does not grow with the length.
+    `duration_s`. The same arguments give the same bytes, except at a few small sizes (such as 48), where x264 itself is
+    not deterministic. Memory does not grow with the length.
 
     Raises:
         VideoError: the file cannot be written.
@@ -133,7 +134,7 @@ def write_video(path: str | PathLike[str], world: World, settings: VideoSettings
             stream = container.add_stream("libx264", rate=rate, options=options)
             stream.width = stream.height = settings.size
             stream.pix_fmt = "yuv420p"
-            # The number of threads shows in the bytes, and every thread holds frames.
+            # The bytes depend on the number of threads, and every thread holds frames.
             stream.codec_context.thread_count = 1
             chunk = max(1, min(_CHUNK_FRAMES, _CHUNK_BYTES // (3 * settings.size**2)))
             for first in range(0, settings.frame_count, chunk):
@@ -162,20 +163,19 @@ def make_videos(
 ) -> list[Row]:
     """Make a set of videos and the rows that ask about them.
 
-    Writes `videos/00000.mp4` and so on, one `<split>.jsonl` for each split, and `settings.json`
-    with all that is needed to make the set again. Called again for the same set, it renders only
-    the videos that are missing; more videos may be asked for then.
+    It writes `videos/00000.mp4` and so on, one `<split>.jsonl` for each split, and `settings.json` with everything
+    that is needed to make the same set elsewhere. A second call for the same set, or for more videos of it, renders
+    only the videos that are missing.
 
     Args:
         out_dir: the folder, made when it is not there.
         videos: how many, at least 1.
         settings: how videos are drawn and written.
         splits: which questions: "plain", "detail".
-        questions_per_split: questions of each split about a video; they go round its events, and
-            no two are worded the same.
-        progress: told (videos done, videos in all) after each video.
-        overwrite: begin anew: the videos, rows and settings of any set in the folder are removed
-            first. Other files stay.
+        questions_per_split: questions of each split about a video. They take its events in turn, and no two have
+            the same words.
+        progress: called with (videos done, all videos) after each video.
+        overwrite: first remove the videos, rows and settings of any set in the folder. Other files stay.
 
     Returns:
         The rows as written: split after split, video after video.
@@ -252,7 +252,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove a set, and nothing but a set."""
+    """Remove the files of a set, and no other files."""
     for path in (folder / "videos").iterdir():
         if _VIDEO_NAME.fullmatch(path.name):
             path.unlink()
@@ -261,7 +261,10 @@ def _clear(folder: Path) -> None:
 
 
 def _claim(folder: Path, content: dict[str, Any]) -> None:
-    """Write the settings into the folder, unless it holds another set. Videos count when there are rows about them."""
+    """Write the settings into the folder, unless it holds another set.
+
+    The number of videos stays that of the finished set, 0 without one, until there are rows about the new ones.
+    """
     path = folder / SETTINGS_FILE
     finished = 0
     remedy = "choose another out_dir, or pass overwrite to replace it"
@@ -291,7 +294,7 @@ def _write_settings(folder: Path, content: dict[str, Any]) -> None:
 
 
 def _differing(there: Any, here: dict[str, Any]) -> list[str]:
-    """Names of what differs between two contents of a settings file, the number of videos apart."""
+    """Names of the settings that differ between two settings files, without the number of videos."""
     if not isinstance(there, dict) or not isinstance(there.get("videos"), int):
         return ["videos"]
     a, b = _flat(there), _flat(here)
@@ -310,15 +313,15 @@ def _video_path(number: int) -> str:
 
 
 def _questions(settings: VideoSettings, number: int, world: World, split: Split, count: int) -> list[Question]:
-    # A stream of its own for each split, so that a row does not depend on which others are made.
-    # From 1 on, because numpy takes [seed, n, 0] for the video's own [seed, n].
+    # Each split has its own random stream, so that its rows do not depend on which other splits are made.
+    # It starts from 1, because for numpy [seed, n, 0] is the same stream as the world's [seed, n].
     rng = np.random.default_rng([settings.seed, number, 1 + SPLITS.index(split)])
     order = rng.permutation(len(world.events))
     questions: list[Question] = []
     texts: set[str] = set()
     while len(questions) < count:
         event = world.events[order[len(questions) % len(order)]]
-        question = ask(rng, world, event, split)
+        question = make_question(rng, world, event, split)
         if question.text not in texts:
             texts.add(question.text)
             questions.append(question)

@@ -1,9 +1,8 @@
-"""Worlds: what happens in a synthetic video, and how any instant of it looks.
+"""A world is what happens in a synthetic video; rendering it gives the frame at any time. Pure: no files.
 
-Objects of one shape and one colour enter one after another, move and leave: each stay is an
-*event*. Once during its event an object shows a *detail* for a small share of the video: it turns
-another colour and carries a black dot, or shows a digit. Grey distractors drift about all the
-time. Pure, seeded, no files.
+Coloured shapes appear one after another, move and disappear; the time from appearing to disappearing is an *event*.
+Once during its event, a shape shows a *detail* for a small share of the video: it changes its colour and shows a black
+dot, or it shows a digit. Grey distractors move throughout the video.
 """
 
 from __future__ import annotations
@@ -45,16 +44,18 @@ Subset = Literal["train", "held_out"]
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """What a random world is drawn from. Shares are of the video's length.
+    """The ranges that a random world is drawn from. Shares are of the video's length.
 
     Attributes:
-        events: fewest and most events; their objects differ in colour and in shape, so at most
-            four.
+        events: fewest and most events, at most four, because their shapes differ (and so do their colours).
         event_share: shortest and longest event.
         gap_share: shortest empty time between two events.
         detail: what the detail is.
         detail_share: how long the detail shows.
-        distractors: grey shapes that drift about throughout.
+        distractors: number of grey shapes.
+
+    Raises:
+        SettingError: a value is out of range, or the events do not fit into a video.
     """
 
     events: tuple[int, int] = (1, 3)
@@ -88,7 +89,7 @@ class WorldSettings:
 
 @dataclass(frozen=True)
 class Event:
-    """One object's stay. Times are shares of the video, places shares of the frame."""
+    """One coloured shape and when it is visible. Times are shares of the video, places shares of the frame."""
 
     start: float
     end: float
@@ -103,7 +104,14 @@ class Event:
 
 @dataclass(frozen=True)
 class World:
-    """All that happens in one video."""
+    """Everything that happens in one video.
+
+    Attributes:
+        events: in the order of time.
+        background: its colour.
+        distractors: of each, x and y at the start, x and y of its direction, radius and speed.
+        detail_kind: what the details are.
+    """
 
     events: tuple[Event, ...]
     background: tuple[int, int, int]
@@ -111,8 +119,8 @@ class World:
     detail_kind: DetailKind
 
 
-def held_out(color: str, shape: str, detail: str) -> bool:
-    """Whether a combination of colour, shape and detail is kept out of training: every fifth."""
+def is_held_out(color: str, shape: str, detail: str) -> bool:
+    """Whether a combination of colour, shape and detail is kept out of training; every fifth is."""
     names = (*COLORS, *DIGITS)
     return (list(COLORS).index(color) + 2 * SHAPES.index(shape) + names.index(detail)) % 5 == 0
 
@@ -127,11 +135,11 @@ def random_world(rng: np.random.Generator, settings: WorldSettings, subset: Subs
         shapes = rng.permutation(SHAPES)[:count]
         details = [str(rng.choice([n for n in names if n != color])) for color in colors]
         drawn = [(str(c), str(s), d) for c, s, d in zip(colors, shapes, details, strict=True)]
-        if all(held_out(*o) == (subset == "held_out") for o in drawn):
+        if all(is_held_out(*o) == (subset == "held_out") for o in drawn):
             objects = drawn
     events = []
-    for (start, end), (color, shape, detail) in zip(_stays(rng, count, settings), objects, strict=True):
-        # Away from the very ends, so that the detail is seen as a change.
+    for (start, end), (color, shape, detail) in zip(_event_times(rng, count, settings), objects, strict=True):
+        # Not at the very ends of the event, so that the detail is seen as a change.
         room = (end - start) - settings.detail_share
         at = start + room * rng.uniform(0.1, 0.9)
         radius = rng.uniform(0.22, 0.30)
@@ -151,27 +159,27 @@ def random_world(rng: np.random.Generator, settings: WorldSettings, subset: Subs
     return World(tuple(events), (red, green, blue), distractors, settings.detail)
 
 
-def _stays(rng: np.random.Generator, count: int, settings: WorldSettings) -> list[tuple[float, float]]:
-    """Disjoint stays: random lengths, and the free time split at random between the gaps."""
+def _event_times(rng: np.random.Generator, count: int, settings: WorldSettings) -> list[tuple[float, float]]:
+    """Start and end of disjoint events: random lengths, with the remaining time split at random between the gaps."""
     shortest, longest = settings.event_share
     gaps = settings.gap_share * (count - 1)
     lengths = rng.uniform(shortest, longest, count)
-    # Too long together: pull all towards the shortest until they fit.
+    # Lengths that do not fit together are moved towards the shortest until they do.
     excess = lengths.sum() + gaps - 0.95
     if excess > 0:
         lengths -= (lengths - shortest) * excess / (lengths - shortest).sum()
     free = 1.0 - lengths.sum() - gaps
     before = rng.dirichlet(np.ones(count + 1)) * free
-    stays, at = [], 0.0
+    times, at = [], 0.0
     for i in range(count):
         at += before[i] + (settings.gap_share if i else 0.0)
-        stays.append((float(at), float(min(at + lengths[i], 1.0))))
+        times.append((float(at), float(min(at + lengths[i], 1.0))))
         at += lengths[i]
-    return stays
+    return times
 
 
 def render(world: World, times: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
-    """How the video looks at the given shares of its length: uint8[T, size, size, 3]."""
+    """The frames at `times`, float64[T], which are shares of the video's length: uint8[T, size, size, 3]."""
     frames = np.empty((len(times), size, size, 3), np.uint8)
     frames[:] = world.background
     axis = ((np.arange(size) + 0.5) / size).astype(np.float32)

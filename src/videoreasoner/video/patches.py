@@ -1,7 +1,7 @@
 """Frames -> the patches that a Qwen-VL vision tower takes, without torchvision.
 
-Bit-equal to transformers' `Qwen2VLVideoProcessor`: the resize works on uint8 with torch's
-antialiased bicubic kernel, as torchvision's does; resizing in float differs by one grey level.
+The result is bit-equal to that of transformers' `Qwen2VLVideoProcessor`. The resize works on uint8 with torch's
+antialiased bicubic kernel, as torchvision's does; a resize in float differs by one grey level.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from videoreasoner.errors import CheckpointError, FrameError
 
-# transformers' limit; a frame beyond it would become one patch high and thousands wide.
+# The limit of transformers. A longer frame would become one patch high and thousands of patches wide.
 MAX_ASPECT_RATIO = 200
 
 
@@ -52,7 +52,7 @@ class PatchSettings:
 
     @classmethod
     def from_folder(cls, folder: Path, *, min_pixels: int, max_pixels: int) -> PatchSettings:
-        """Read what the checkpoint's processor files say; pixel limits come from the caller.
+        """Read the processor file of a checkpoint; the pixel limits come from the caller.
 
         Raises:
             CheckpointError: neither processor file is there, or it is not readable.

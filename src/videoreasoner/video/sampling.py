@@ -1,10 +1,9 @@
-"""Which times of a video to look at: from (duration, budget, key spans) to pairs of times. Pure.
+"""Sampling: from (duration, frame budget, key spans) to the times of the frames that the model sees. Pure.
 
-Qwen-VL's vision tower merges two neighbouring frames into one temporal patch, so the unit of
-sampling is the *pair*: two times that follow each other with no other sampled time between them.
-The sparse plan is the uniform grid; the focused plan keeps pairs of that same grid outside the key
-spans, so that their features need no second encoding, and adds dense pairs inside (paper, section
-"Multimodal Inference Pipeline").
+Qwen-VL's vision tower merges two neighbouring frames into one temporal patch, so times are sampled in *pairs*: two
+times with no other sampled time between them. The sparse plan is a uniform grid. The focused plan keeps pairs of that
+grid outside the key spans, whose features are then not computed again, and adds dense pairs inside the key spans
+(paper, section "Multimodal Inference Pipeline").
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ PAIR = 2
 
 @dataclass(frozen=True, eq=False)
 class FramePlan:
-    """Times to look at.
+    """The times of the frames that one pass of the model sees.
 
     Attributes:
-        pairs_s: float64[P, 2], seconds; flattened, they increase strictly and lie inside
-            [0, duration).
+        pairs_s: float64[P, 2], seconds; flattened, they increase strictly and lie in [0, duration).
         dense: bool[P], True for pairs inside key spans.
     """
 
@@ -49,14 +47,15 @@ class SamplingSettings:
     """How the frame budget is spent.
 
     Attributes:
-        frame_budget: most frames a pass may look at.
-        sparse_rate_fps: most frames a second of the uniform grid, to the nearest whole frame; a
-            video never gets less than one pair.
-        dense_share: share of the budget that may go into key spans; unless it is 0, at least one
-            pair.
-        dense_rate_fps: most frames a second inside key spans, to the next whole pair; a key span
-            never gets less than one pair while the share lasts, and all together never less than
-            the uniform grid had there.
+        frame_budget: most frames in one pass.
+        sparse_rate_fps: most frames a second of the uniform grid, rounded to the nearest whole frame. A video gets at
+            least one pair.
+        dense_share: share of the budget that may be spent inside key spans; at least one pair, unless it is 0.
+        dense_rate_fps: most frames a second inside key spans, rounded up to a whole pair. A key span gets at least one
+            pair while the share lasts, and all key spans together get at least what the uniform grid has there.
+
+    Raises:
+        SettingError: a value is out of range.
     """
 
     frame_budget: int = 64
@@ -95,13 +94,13 @@ def uniform_plan(
     Args:
         duration_s: length of the video in seconds.
         settings: how the budget is spent.
-        key_times_s: when key frames are shown, in seconds: see `on_key_frames`. Without, the grid is even.
+        key_times_s: when key frames are shown, in seconds: see `on_key_frames`. Without them, the grid is even.
 
     Raises:
         SettingError: the duration is not a positive number.
     """
     _check_duration(duration_s)
-    # The smaller one first: an absurd rate makes the product infinite, which cannot be rounded.
+    # The minimum is taken before rounding, because an absurd rate makes the product infinite.
     wanted = round(min(settings.frame_budget, duration_s * settings.sparse_rate_fps))
     pairs = max(1, wanted // PAIR)
     times_s = on_key_frames(_grid(0.0, duration_s, pairs).reshape(-1), duration_s, key_times_s)
@@ -111,16 +110,18 @@ def uniform_plan(
 def on_key_frames(
     centres_s: NDArray[np.float64], duration_s: float, key_times_s: Sequence[float] | NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Move times onto key frames, which cost a fraction of what other frames do.
+    """Move times onto key frames, whose decoding costs a fraction of that of other frames.
 
-    Each moves onto the key frame nearest to it within its own slot, that is by at most half the distance to its
-    neighbours; one without a key frame in its slot stays. So there are as many distinct times as before, in the same
-    order, and they cover the video as evenly.
+    Each time moves onto the nearest key frame in its own slot, by at most half the distance to its neighbours. A time
+    without a key frame in its slot stays. The times stay distinct and in order, and cover the video as evenly.
 
     Args:
         centres_s: float64[T], seconds: the centres of T equal slots of the video.
         duration_s: length of the video in seconds.
-        key_times_s: when key frames are shown, seconds, in any order.
+        key_times_s: when key frames are shown, in seconds, in any order.
+
+    Returns:
+        float64[T], seconds.
     """
     moved, distance = centres_s.copy(), np.full(len(centres_s), np.inf)
     for key_s in key_times_s:
@@ -137,17 +138,22 @@ def focus_plan(
     keyframe_times_s: Sequence[float] = (),
     key_times_s: Sequence[float] | NDArray[np.float64] = (),
 ) -> FramePlan:
-    """The answer pass: dense pairs inside the merged key spans, the uniform grid's elsewhere.
+    """The answer pass: dense pairs inside the merged key spans, pairs of the uniform grid elsewhere.
 
-    Dense frames take at most `dense_share` of the budget and at most `dense_rate_fps`; when the key
-    spans leave fewer sparse pairs than the rest of the budget could hold, dense pairs may take that
-    rest, so that a key span that covers the video never gets fewer frames than a plain uniform pass.
-    When there are more key spans than dense pairs, the longest are served and the others keep their
-    pairs of the uniform grid. The dense time nearest to each keyframe is moved onto it: what the
-    text-image encoder found is among what the model sees.
+    Dense frames take at most `dense_share` of the budget and at most `dense_rate_fps`. If the key spans leave fewer
+    sparse pairs than the rest of the budget could hold, dense pairs may take that rest. So a key span that covers the
+    video gets at least as many frames as a plain uniform pass.
 
-    Without a usable key span the plan is the uniform one. `key_times_s` are those of `uniform_plan`: sparse pairs
-    stand on key frames, dense ones where they are wanted.
+    If there are more key spans than dense pairs, the longest get the dense pairs, and the others keep their pairs of
+    the uniform grid. The dense time nearest to each keyframe is moved onto it, so that the model sees what the
+    text-image encoder found. Without a usable key span, the plan is the uniform one.
+
+    Args:
+        duration_s: length of the video in seconds.
+        key_spans: where to look densely; they are limited to the video.
+        settings: how the budget is spent.
+        keyframe_times_s: the frames that the text-image encoder found, in seconds.
+        key_times_s: as for `uniform_plan`. They move sparse pairs only.
 
     Raises:
         SettingError: the duration is not a positive number.
@@ -169,7 +175,7 @@ def focus_plan(
     served = [(span, count) for span, count in zip(spans, counts, strict=True) if count > 0]
     outside = _outside(uniform, [span for span, _ in served])
     sparse = uniform.pairs_s[_spread(outside, budget_pairs - dense_pairs)]
-    # The video ends before its duration: no frame is on screen at that very time.
+    # At the very end of the video, no frame is on screen.
     keyframes_s = [time_s for time_s in keyframe_times_s if time_s < duration_s]
     dense = np.concatenate(
         [_anchored(_grid(span.start_s, span.end_s, count), keyframes_s, span) for span, count in served]
@@ -181,7 +187,7 @@ def focus_plan(
 
 
 def _outside(uniform: FramePlan, spans: Sequence[Span]) -> list[int]:
-    """The pairs of the uniform grid that no span touches, not even between their two times."""
+    """Indices of the pairs of the uniform grid that no span touches, not even between their two times."""
     return [
         index
         for index, (first, second) in enumerate(uniform.pairs_s)
@@ -204,7 +210,7 @@ def _dense_pairs(
     rest = budget_pairs - sparse_available
     rate_pairs = math.ceil(min(budget_pairs, length_s * settings.dense_rate_fps / PAIR))
     by_rate = max(len(spans), rate_pairs)
-    # Never fewer inside the spans than the uniform pass had there.
+    # At least as many inside the spans as the uniform grid has there.
     at_least = min(uniform_pairs - sparse_available, budget_pairs)
     return min(max(at_least, min(by_rate, max(share, rest))), budget_pairs)
 
@@ -218,7 +224,7 @@ def _spread(indices: Sequence[int], count: int) -> NDArray[np.intp]:
 
 
 def _allocate(spans: Sequence[Span], pairs: int) -> list[int]:
-    """Pairs for each span: one each while they last (longest first), the rest by length."""
+    """Number of pairs for each span: first one for each while they last, longest first; the rest by length."""
     counts = np.zeros(len(spans), int)
     lengths = np.array([span.length_s for span in spans])
     longest_first = np.argsort(-lengths, kind="stable")
@@ -233,10 +239,10 @@ def _allocate(spans: Sequence[Span], pairs: int) -> list[int]:
 
 
 def _anchored(pairs: NDArray[np.float64], keyframe_times_s: Sequence[float], span: Span) -> NDArray[np.float64]:
-    """Move the time nearest to each keyframe onto it, keeping the order strict.
+    """Move the time nearest to each keyframe onto it, and keep the order strict.
 
-    Only its two neighbours can move to a keyframe without passing another time; one that already
-    stands on a keyframe stays there.
+    Only the two neighbours of a keyframe can move there without passing another time. A neighbour that is already at a
+    keyframe stays there.
     """
     times = pairs.reshape(-1).copy()
     keyframes_s = sorted({time_s for time_s in keyframe_times_s if span.contains(time_s)})

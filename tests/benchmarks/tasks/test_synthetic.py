@@ -21,7 +21,7 @@ from videoreasoner.errors import SettingError
 from videoreasoner.rows import read_rows
 from videoreasoner.spans import Span, iou
 from videoreasoner.synthetic.videos import VideoSettings, video_world
-from videoreasoner.synthetic.world import COLORS, DIGITS, SHAPES, World, held_out, random_world
+from videoreasoner.synthetic.world import COLORS, DIGITS, SHAPES, World, is_held_out, random_world
 
 SMALL = {"duration_s": 8.0, "size": 16, "fps": 20.0}
 
@@ -41,8 +41,8 @@ def test_held_out_combinations_never_appear_in_videos_to_train_on() -> None:
         c for c in itertools.product(COLORS, SHAPES, (*COLORS, *DIGITS)) if c[0] != c[2] and c[2] not in DIGITS
     }
     # Both sides are as large as can be, so that the comparison above is about all there is.
-    assert evaluated_on == {c for c in everything if held_out(*c)}
-    assert trained_on == {c for c in everything if not held_out(*c)}
+    assert evaluated_on == {c for c in everything if is_held_out(*c)}
+    assert trained_on == {c for c in everything if not is_held_out(*c)}
 
 
 def test_held_out_seeds_are_above_all_that_training_uses() -> None:

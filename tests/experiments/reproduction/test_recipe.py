@@ -11,7 +11,7 @@ from tests.experiments.reproduction.sample_results import RECIPE, SMOKE, shipped
 from videoreasoner.benchmarks.tasks.synthetic import DEFAULT_SEED, FIRST_HELD_OUT_SEED, held_out_settings
 from videoreasoner.errors import SettingError
 from videoreasoner.synthetic.videos import VideoSettings, video_world
-from videoreasoner.synthetic.world import held_out
+from videoreasoner.synthetic.world import is_held_out
 
 
 def test_the_sizes_and_variants_are_the_agreed_ones() -> None:
@@ -51,7 +51,7 @@ def test_nothing_that_is_evaluated_on_was_trained_on() -> None:
     evaluated_on = {(event.color, event.shape, event.detail) for world in worlds for event in world.events}
     assert not trained_on & evaluated_on
     assert len(evaluated_on) > 5
-    assert all(held_out(*found) for found in evaluated_on)
+    assert all(is_held_out(*found) for found in evaluated_on)
     assert len(set(seeds)) == len(seeds)
     assert max(*seeds, videos.watched.seed) < FIRST_HELD_OUT_SEED <= videos.evaluation.seed
     # These seeds were evaluated on before: see docs/tiny-model.md.

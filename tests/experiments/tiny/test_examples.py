@@ -13,7 +13,7 @@ from experiments.tiny.model import PROMPTS, new_model
 from experiments.tiny.stages import BASE_STAGES, TASK_STAGES, Stage
 from videoreasoner.models.prompt_encoder import PromptEncoder
 from videoreasoner.models.tree_batch import token_log_probs
-from videoreasoner.synthetic.world import WorldSettings, held_out, random_world
+from videoreasoner.synthetic.world import WorldSettings, is_held_out, random_world
 from videoreasoner.tasks import parse_event
 
 STAGES = {stage.name: stage for stage in (*BASE_STAGES, *TASK_STAGES)}
@@ -108,7 +108,7 @@ def test_no_example_shows_a_held_out_combination() -> None:
     rng = np.random.default_rng(1)
     for _ in range(200):
         for event in random_world(rng, WorldSettings()).events:
-            assert not held_out(event.color, event.shape, event.detail)
+            assert not is_held_out(event.color, event.shape, event.detail)
 
 
 def test_the_base_model_never_sees_the_task_formats(encoder: PromptEncoder) -> None:

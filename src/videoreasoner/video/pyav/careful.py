@@ -22,7 +22,7 @@ from videoreasoner.video.pyav.opening import open_stream, packets_from
 _TIMES_LISTED = 5
 
 
-class Picture(NamedTuple):
+class DecodedFrame(NamedTuple):
     """A decoded frame and its presentation stamp, in ticks of the video's `FrameIndex`."""
 
     stamp: int
@@ -58,14 +58,14 @@ class CarefulDecoder:
         self._decodes_ahead = True
         self._container, self._stream = self._open()
         # The frames from key frame number `_begun` on; the last of them that was used, and one that came too early.
-        self._pictures: Iterator[Picture] = iter(())
+        self._decoded: Iterator[DecodedFrame] = iter(())
         self._begun = 0
-        self._held: Picture | None = None
-        self._ahead: Picture | None = None
+        self._held: DecodedFrame | None = None
+        self._ahead: DecodedFrame | None = None
 
     def close(self) -> None:
         """Close the file."""
-        self._pictures = iter(())
+        self._decoded = iter(())
         self._held = self._ahead = None
         self._container.close()
         self._is_closed = True
@@ -119,7 +119,7 @@ class CarefulDecoder:
             for what, stamps in self._trouble.items()
         ]
 
-    def find(self, position: int) -> Picture:
+    def find(self, position: int) -> DecodedFrame:
         """The frame at a position of the table.
 
         Returns:
@@ -134,17 +134,17 @@ class CarefulDecoder:
         wanted = int(self.index.stamps[position])
         while True:
             try:
-                picture = self._find(wanted)
+                found = self._find(wanted)
                 break
             except _MisledError:
                 self._reopen()
-        if picture is None:
+        if found is None:
             raise VideoError(f"{self.name}: no frame can be decoded any more; has it changed?")
-        if picture.stamp != wanted:
+        if found.stamp != wanted:
             self._note("No frame{at} could be decoded; the nearest one that can is shown.", wanted)
-        elif picture.frame.is_corrupt:
+        elif found.frame.is_corrupt:
             self._note("The picture{at} is damaged and shows errors.", wanted)
-        return picture
+        return found
 
     def check_open(self) -> None:
         """Raises:
@@ -153,7 +153,7 @@ class CarefulDecoder:
         if self._is_closed:
             raise ValueError(f"{self.name} has been closed; open it again")
 
-    def _find(self, wanted: int) -> Picture | None:
+    def _find(self, wanted: int) -> DecodedFrame | None:
         key = self.index.key_before(wanted)
         if not self._is_on_the_way(wanted, key):
             self._begin(key)
@@ -181,14 +181,14 @@ class CarefulDecoder:
     def _advance(self, wanted: int) -> None:
         """Decode until `_held` is the last frame shown at or before `wanted`."""
         while self._held is None or self._held.stamp < wanted:
-            picture = self._ahead or next(self._pictures, None)
+            found = self._ahead or next(self._decoded, None)
             self._ahead = None
-            if picture is None:
+            if found is None:
                 return
-            if picture.stamp > wanted:
-                self._ahead = picture
+            if found.stamp > wanted:
+                self._ahead = found
                 return
-            self._held = picture
+            self._held = found
 
     def _begin(self, key: int) -> None:
         """Decode from key frame number `key` on; 0 is the beginning of the video."""
@@ -202,15 +202,15 @@ class CarefulDecoder:
             self._begun = 0
             self._reopen()
             found = packets(self._container, self._stream)
-        self._pictures = self._decode(self._read(found))
+        self._decoded = self._decode(self._read(found))
 
-    def _decode(self, source: Iterator[Packet[VideoStream]]) -> Iterator[Picture]:
+    def _decode(self, source: Iterator[Packet[VideoStream]]) -> Iterator[DecodedFrame]:
         """Decoded frames in the order in which they are shown."""
         index = self.index
         if index.counted:
             # Frames beyond the number of packets have no place in the table and are not shown.
             for stamp, frame in zip(index.stamps, self._frames(source), strict=False):
-                yield Picture(int(stamp), frame)
+                yield DecodedFrame(int(stamp), frame)
             return
         # After a seek, frames shown before the key frame refer to frames that were not decoded.
         floor = int(index.keys[self._begun, 0]) if self._begun else int(index.stamps[0])
@@ -226,7 +226,7 @@ class CarefulDecoder:
                 self._index = index.with_one_key()
                 raise _MisledError
             last = frame.pts
-            yield Picture(last, frame)
+            yield DecodedFrame(last, frame)
 
     def _frames(self, source: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
         """Decoded frames; data that cannot be decoded is noted as a problem."""
