@@ -42,7 +42,7 @@ class RowDataset(Dataset[Example | Skipped]):
         sources: rows with their weights.
         maker: how they become examples.
         sampler: which row comes at which position.
-        first: the position that index 0 stands for, so that a resumed run begins behind the rows of its earlier steps.
+        first: the position that index 0 stands for, so that a resumed run can begin behind the rows of earlier steps.
         length: number of positions.
     """
 

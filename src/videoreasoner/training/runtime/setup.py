@@ -95,9 +95,10 @@ def prepare(recipe: Recipe, overwrite: bool, max_target_length: int | None, step
     check_optimizer(args, model)
     resume_from = starting_point(None if overwrite else folder.last_checkpoint(), recipe, args.max_steps)
     maker = example_maker(recipe, checkpoint, max_target_length)
-    first = rows_done(resume_from, steps_per_rollout, step_rows)
-    # The data set begins where the finished steps ended. transformers would skip one batch of rows a step instead.
-    args.ignore_data_skip = True
+    # transformers skips one batch of rows for each finished step. Where several steps share their rows that is too
+    # much, so there the data set itself begins behind the rows of the finished steps.
+    first = 0 if steps_per_rollout == 1 else rows_done(resume_from, steps_per_rollout, step_rows)
+    args.ignore_data_skip = steps_per_rollout > 1
     # As many batches as steps, since transformers counts on that, whatever number of them is read.
     dataset = RowDataset(sources, maker, sampler, first, args.max_steps * step_rows)
     # Skips found before the run were found again; keep those of the run up to the step where it resumes.

@@ -54,7 +54,7 @@ class TrainingRun:
         model: what is trained: the checkpoint's model, or adapters around it.
         sources: the rows.
         held_out: rows to sample outputs for.
-        dataset: the row stream, from where the run stands.
+        dataset: the row stream.
         skipped: rows set aside so far.
         resume_from: the checkpoint folder to resume from.
         step_rows: rows of the stream for each optimizer step; a fraction where several steps share their rows.
