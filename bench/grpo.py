@@ -2,14 +2,14 @@
 
     python bench/grpo.py --out out/bench-grpo --trl-python TRL/bin/python
 
-Every arm is a process of its own and trains the same random Qwen2-VL for a few steps on one query a step with two
+Each variant runs in its own process and trains the same random Qwen2-VL for a few steps on one query a step with two
 tasks, fp32 on the CPU, one thread unless told otherwise. The first step warms up; figures are medians of the others.
 TRL's GRPOTrainer knows no video, so it gets half as many images, which makes as many visual tokens; it needs an
 environment of its own with trl==1.16.0, and is left out without --trl-python.
 
 The table also times what a step cannot do without (`bound`): one prefill of the trunk, one forward and backward pass
 over it, and one forward pass of the reference. "Beyond states" is peak memory without libraries, weights (the
-reference's too), gradients and the optimizer's moments: those are the same in every arm.
+reference's too), gradients and the optimizer's moments: those are the same in every variant.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ QUESTIONS = ("When does it happen?", "What color is it?")
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed: arm (tree, repeated, trl), frames and their side in pixels, completions a task and tokens of a
+    """What is timed: variant (tree, repeated, trl), frames and their side in pixels, completions a task and tokens of a
     completion, steps. `micro` is of TRL alone: completions in a forward and backward pass; None is a whole group.
     `rank` is that of low-rank adapters on the language model, with the vision tower frozen; 0 trains all weights."""
 
-    arm: str
+    variant: str
     frames: int = 64
     side: int = 112
     generations: int = 8
@@ -47,7 +47,7 @@ class Case:
 
 
 def uneven(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """A reward that differs within every group, so that no arm has less to learn."""
+    """A reward that differs within every group, so that no variant has less to learn."""
     return [float(sum(ids) % 7) for ids in completion_ids]
 
 
@@ -67,7 +67,7 @@ def run_ours(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
     recipe = parse_recipe(
         {
             "model_name_or_path": str(checkpoint),
-            "output_dir": str(work / f"{case.arm}-{case.frames}-{case.side}-{case.generations}-{case.completion}"),
+            "output_dir": str(work / f"{case.variant}-{case.frames}-{case.side}-{case.generations}-{case.completion}"),
             "data": [{"path": str(videos / "plain.jsonl")}],
             "video_root": str(videos),
             "frame_cache_dir": str(work / "cache"),
@@ -77,7 +77,7 @@ def run_ours(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
             "num_generations": case.generations,
             "max_completion_length": case.completion,
             "rewards": {f"{Path(__file__).resolve()}:uneven": 1.0},
-            "shared_prompt": case.arm == "tree",
+            "shared_prompt": case.variant == "tree",
             "gradient_checkpointing": False,
             "dataloader_num_workers": 0,
             "recorded_rollouts": 0,
@@ -95,7 +95,7 @@ def run_ours(case: Case, checkpoint: Path, work: Path) -> dict[str, float]:
     names = ("rollout", "reference", "update")
     parts = {name: statistics.median(line[f"time/{name}"] for line in lines) for name in names}
     peak = _peak_gb()
-    bound = _bound(trainer, case) if case.arm == "tree" and not case.rank else {}
+    bound = _bound(trainer, case) if case.variant == "tree" and not case.rank else {}
     states = libraries + _states_gb(trainer.model, case)
     return {**parts, "step": statistics.median(times[1:]), "peak_gb": peak, "states_gb": states, **bound}
 
@@ -108,13 +108,11 @@ def _bound(trainer: Any, case: Case) -> dict[str, float]:
     from videoreasoner.models.tree_batch import encode_clip
     from videoreasoner.models.tree_decoder import TreeDecoder
 
-    query = trainer.run.dataset[0]
-    tree = PromptTree(query.trunk)
-    tree.add(query.question)
-    pixels = {
-        "pixel_values_videos": query.patches.pixel_values,
-        "video_grid_thw": torch.tensor([query.patches.grid]),
-    }
+    example = trainer.run.dataset[0]
+    trunk, patches = example.prompt.trunk, example.patches
+    tree = PromptTree(trunk)
+    tree.add(example.prompt.question)
+    pixels = {"pixel_values_videos": patches.pixel_values, "video_grid_thw": torch.tensor([patches.grid])}
     inputs = collate([tree.pack()], 0)
     # The whole trunk is causal: without a mask it runs on the fastest kernel there is.
     inputs.pop("attention_mask")
@@ -125,7 +123,7 @@ def _bound(trainer: Any, case: Case) -> dict[str, float]:
 
     def prefill() -> None:
         with torch.inference_mode():
-            TreeDecoder(model.eval(), query.trunk, encode_clip(model, query.patches), (), ())
+            TreeDecoder(model.eval(), [trunk], [encode_clip(model, patches)], (), ())
 
     def update() -> None:
         forward(model.train()).sum().backward()
@@ -262,7 +260,7 @@ def child(text: str) -> None:
     content = json.loads(text)
     checkpoint, work = Path(content.pop("checkpoint")), Path(content.pop("work"))
     case = Case(**content)
-    figures = (run_trl if case.arm == "trl" else run_ours)(case, checkpoint, work)
+    figures = (run_trl if case.variant == "trl" else run_ours)(case, checkpoint, work)
     print(json.dumps(figures))
 
 
@@ -301,7 +299,7 @@ def cases() -> list[Case]:
     compared = [Case("tree", generations=g) for g in (2, 8)] + [Case("tree", frames=16)]
     compared += [Case("tree", frames=16, completion=128), Case("tree", frames=4, generations=2)]
     every.append(compared[-2])
-    every += [replace(case, arm=arm, steps=3) for case in compared for arm in ("repeated", "trl")]
+    every += [replace(case, variant=variant, steps=3) for case in compared for variant in ("repeated", "trl")]
     # With adapters, states are small: memory is what the pass holds, of a task's group or of both as on the tree.
     adapted = [Case("tree", rank=64, steps=3), Case("trl", rank=64, steps=3, micro=16)]
     every += [*adapted, Case("trl", rank=64, steps=3), *(replace(case, side=140) for case in adapted)]
@@ -311,18 +309,19 @@ def cases() -> list[Case]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown, one line a case, with the tree's advantage over the same case in the other arms."""
-    tree = {_shape(r): r for r in results if r["arm"] == "tree" and "failed" not in r}
+    """Markdown, one line a case, with the tree's advantage over the same case in the other variants."""
+    tree = {_shape(r): r for r in results if r["variant"] == "tree" and "failed" not in r}
     lines = [
-        "| arm | frames | side | G | tokens | rollout s | reference s | update s | step s | peak GB | beyond states GB "
+        "| variant | frames | side | G | tokens | rollout s | reference s | update s | step s | peak GB "
+        "| beyond states GB "
         "| step / tree | peak / tree | beyond / tree | step / bound |",
         f"|{'---|' * 15}",
     ]
     for result in results:
-        arm = f"{result['arm']}, {result['micro']} at a time" if result["micro"] else result["arm"]
-        arm += f", LoRA {result['rank']}" if result["rank"] else ""
+        variant = f"{result['variant']}, {result['micro']} at a time" if result["micro"] else result["variant"]
+        variant += f", LoRA {result['rank']}" if result["rank"] else ""
         shape = " | ".join(str(result[name]) for name in ("frames", "side", "generations", "completion"))
-        head = f"| {arm} | {shape} |"
+        head = f"| {variant} | {shape} |"
         if "failed" in result:
             lines.append(f"{head} failed: {' '.join(result['failed'])} |")
             continue
@@ -356,7 +355,7 @@ def main() -> None:
     parser.add_argument("--trl-python", help="a Python that has trl==1.16.0")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="frames,side,G,tokens of one case, such as 64,112,8,24; ,RANK for one with LoRA")
-    parser.add_argument("--arms", default="tree,repeated,trl", help="some of these, with commas between")
+    parser.add_argument("--variants", default="tree,repeated,trl", help="some of these, with commas between")
     parser.add_argument("--memory", action="store_true", help="measure memory in use; times are then not to be used")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -372,9 +371,9 @@ def main() -> None:
         shape = f"{case.frames},{case.side},{case.generations},{case.completion}{f',{case.rank}' if case.rank else ''}"
         if arguments.only not in (None, shape):
             continue
-        if case.arm not in arguments.arms.split(",") or (case.arm == "trl" and not arguments.trl_python):
+        if case.variant not in arguments.variants.split(",") or (case.variant == "trl" and not arguments.trl_python):
             continue
-        python = arguments.trl_python if case.arm == "trl" else sys.executable
+        python = arguments.trl_python if case.variant == "trl" else sys.executable
         case = replace(case, threads=arguments.threads)
         results.append(measure(case, checkpoint, arguments.out, python, arguments.memory))
         print(results[-1], file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from experiments.tiny.vocabulary import learn_tokenizer
 from videoreasoner.models.attention import IMPLEMENTATION
 from videoreasoner.models.event_tokens import extend_tokenizer
 from videoreasoner.models.prompt_encoder import PromptEncoder
+from videoreasoner.models.tree_batch import token_log_probs
 from videoreasoner.prompts import Prompts
 from videoreasoner.settings import Settings
 from videoreasoner.synthetic.videos import VideoSettings, make_videos
 from videoreasoner.tasks import Task
-from videoreasoner.training.cold_start import target_nats
-from videoreasoner.training.data.dataset import Collator, Example, Lessons
+from videoreasoner.training.cold_start import target_batch
+from videoreasoner.training.data.examples import Example, ExampleMaker
 from videoreasoner.training.data.frames import ClipReader
 from videoreasoner.training.planning.memory import GB, Hardware, StepShape, count_parameters, estimate
 from videoreasoner.training.recipe import ColdStartRecipe, Source
@@ -65,39 +66,42 @@ def new_model(tokenizer: Any) -> Any:
     return Qwen2VLForConditionalGeneration(config).train()
 
 
-def lessons_and_row(folder: Path, frames: int, side: int) -> tuple[Lessons, Example]:
+def maker_and_example(folder: Path, frames: int, side: int) -> tuple[ExampleMaker, Example]:
     tokenizer = learn_tokenizer(Prompts())
     extend_tokenizer(tokenizer)
     pixels = side * side
     settings = Settings(frame_budget=frames, min_pixels=pixels, max_pixels=pixels)
     reader = ClipReader(settings, PatchSettings(min_pixels=pixels, max_pixels=pixels))
-    lessons = Lessons(PromptEncoder(tokenizer, settings.prompts), reader, list(Task), 16384, 512, None)
+    tasks = {task: frozenset({task}) for task in Task}
+    maker = ExampleMaker(PromptEncoder(tokenizer, settings.prompts), reader, tasks, 16384, 512, None)
     [row] = make_videos(folder, 1, VideoSettings(60.0, 10, 128), splits=["plain"])
-    return lessons, lessons.example("bench", row, row.video_path(folder))
+    return maker, maker.example("bench", row, row.video_path(folder))
 
 
-def step_s(model: Any, batch: dict[str, Any]) -> float:
+def loss_of(model: Any, examples: Sequence[Example], pad_id: int, shared_prompt: bool = True) -> torch.Tensor:
+    batch = target_batch(examples, pad_id, shared_prompt)
+    return -token_log_probs(model, batch, batch.clip_inputs([example.patches for example in examples])).mean()
+
+
+def step_s(model: Any, example: Example, pad_id: int, shared_prompt: bool) -> float:
     started = time.perf_counter()
-    target_nats(model, batch).mean().backward()
+    loss_of(model, [example], pad_id, shared_prompt).backward()
     model.zero_grad()
     return time.perf_counter() - started
 
 
 def compare(folder: Path, frames: int, repeats: int) -> None:
-    lessons, example = lessons_and_row(folder / str(frames), frames, 112)
-    apart = replace(lessons, shared_prompt=False)
-    other = apart.example("bench", example.row, example.row.video_path(folder / str(frames)))
-    collate = Collator(lessons.encoder, lessons.reader)
-    batches = {"tree": collate([example]), "apart": collate([other])}
-    model = new_model(lessons.encoder.tokenizer)
-    seconds: dict[str, list[float]] = {"tree": [], "apart": []}
+    maker, example = maker_and_example(folder / str(frames), frames, 112)
+    pad_id = maker.encoder.pad_id
+    model = new_model(maker.encoder.tokenizer)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(repeats + 1):
-        for name, batch in batches.items():
-            seconds[name].append(step_s(model, batch))
-    tree, rows = (statistics.median(seconds[name][1:]) for name in ("tree", "apart"))
-    tokens = len(example.lesson.trees[0])
+        for shared_prompt, measured in seconds.items():
+            measured.append(step_s(model, example, pad_id, shared_prompt))
+    tree, rows = (statistics.median(seconds[shared_prompt][1:]) for shared_prompt in (True, False))
+    apart = target_batch([example], pad_id, shared_prompt=False)
     print(
-        f"{frames:4d} frames, {tokens:5d} tokens a tree, {sum(map(len, other.lesson.trees)):5d} apart: "
+        f"{frames:4d} frames, {example.tokens:5d} tokens a tree, {apart.tokens:5d} apart: "
         f"tree {tree:.2f} s/row, apart {rows:.2f} s/row: {rows / tree:.2f}x",
         flush=True,
     )
@@ -106,41 +110,27 @@ def compare(folder: Path, frames: int, repeats: int) -> None:
 def peak_gb(folder: Path, rows: int, recomputes: bool, answer: Any) -> None:
     """In a process of its own: two optimizer steps, and what they held at most."""
     torch.set_num_threads(1)
-    lessons, example = lessons_and_row(folder, 64, 168)
-    batch = Collator(lessons.encoder, lessons.reader)([example] * rows)
-    target_nats(new_model(lessons.encoder.tokenizer), {**batch, **_nothing(batch)}).sum()
+    maker, example = maker_and_example(folder, 64, 168)
+    pad_id = maker.encoder.pad_id
+    # A first, short pass makes the libraries take the memory that they keep.
+    loss_of(new_model(maker.encoder.tokenizer), [maker.dummy()], pad_id)
     before = _status("VmRSS")
-    model = new_model(lessons.encoder.tokenizer)
+    model = new_model(maker.encoder.tokenizer)
     if recomputes:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters())
     for _ in range(2):
-        target_nats(model, batch).mean().backward()
+        loss_of(model, [example] * rows, pad_id).backward()
         optimizer.step()
         optimizer.zero_grad()
     found = _status("VmHWM") - before
-    targets = sum(len(example.lesson.trees[0].tree.tokens[target.node]) for target in example.lesson.targets)
-    step = StepShape(rows, len(example.lesson.trees[0]), len(example.tokens), targets)
+    targets = sum(map(len, example.targets.values()))
+    step = StepShape(rows, example.tokens, int(example.prompt.trunk.visual.sum()), targets)
     recipe = ColdStartRecipe(
         model_name_or_path="none", output_dir="none", data=[Source(path="none")], gradient_checkpointing=recomputes
     )
     said = sum(estimate(model, recipe, Hardware(), step).values()) / GB
     answer.put((count_parameters(model), found, said))
-
-
-def _nothing(batch: dict[str, Any]) -> dict[str, Any]:
-    """A first, short forward pass: it makes the libraries take what they hold on to."""
-    short = {name: batch[name][:, :8] for name in ("input_ids", "mm_token_type_ids")}
-    return {
-        **{name: value[:1] for name, value in short.items()},
-        "position_ids": batch["position_ids"][:, :1, :8],
-        "attention_mask": torch.ones(1, 1, 8, 8, dtype=torch.bool).tril(),
-        "pixel_values_videos": None,
-        "video_grid_thw": None,
-        "rows": torch.zeros(1, dtype=torch.long),
-        "predictors": torch.zeros(1, dtype=torch.long),
-        "labels": batch["labels"][:1],
-    }
 
 
 def _status(name: str) -> float:
