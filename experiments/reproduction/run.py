@@ -6,6 +6,7 @@ The work is a list of `videoreasoner` commands, each of which resumes by itself.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def reproduce(recipe: Reproduction, jobs: int, overwrite: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         with locked(out / ".lock", SettingError(f"{out}: another call is using this folder; wait until it has ended")):
             remove_stale(commands, overwrite)
-            failed = run_commands(commands, jobs, videoreasoner)
+            failed = run_commands(commands, jobs, videoreasoner, functools.partial(print, flush=True))
             if not failed:
                 collect(recipe, commands, results)
     except OSError as error:
