@@ -1,4 +1,4 @@
-"""Decoding against torchcodec and decord2, side by side in one run: the figures of docs/benchmarks.md, "Decoding".
+"""Decoding against torchcodec and decord2, side by side in one run: the numbers of docs/benchmarks.md, "Decoding".
 
     python -m venv out/peers
     out/peers/bin/pip install torch==2.13.0 "torchcodec==0.12.*" "decord2==3.4.*" av numpy
@@ -6,9 +6,9 @@
     PYTHONPATH=src out/peers/bin/python bench/decode.py [--threads N] [--repetitions 5]
     PYTHONPATH=src out/peers/bin/python bench/decode.py --sweep
 
-Every repetition opens the file anew and times opening and decoding together; the arms take turns, so that what else
-the machine does meets all of them. The file is in the page cache. All arms get the same number of threads. Every frame
-carries its number, so what an arm returned is compared with what it was asked for. A peer that is not installed is
+Every repetition opens the file again and times opening and decoding together. The readers take turns, so that other
+work on the machine affects all of them. The file is in the page cache. All readers get the same number of threads.
+Every frame carries its number, so the frames that a reader returned are checked. A peer that is not installed is
 left out, and named. Videos are built once, into `--videos`.
 """
 
@@ -35,9 +35,9 @@ from footage import FPS, MINUTE_S, make_video, number_of
 from videoreasoner.video.isolated.file import GuardedVideoFile
 from videoreasoner.video.pyav.file import VideoFile
 
-Arm = Callable[[Path, Sequence[float]], Any]
+Reader = Callable[[Path, Sequence[float]], Any]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-# What an arm may raise on a video that it cannot read.
+# What a reader may raise on a video that it cannot read.
 FAILURES = (RuntimeError, OSError, ValueError, IndexError)
 
 
@@ -105,8 +105,8 @@ def _without_stderr() -> Iterator[None]:
         os.close(nothing)
 
 
-def arms(threads: int, clock: str) -> dict[str, Arm]:
-    found: dict[str, Arm] = {
+def available_readers(threads: int, clock: str) -> dict[str, Reader]:
+    found: dict[str, Reader] = {
         "keyframe": partial(ours, seek="keyframe", threads=threads),
         "exact": partial(ours, seek="exact", threads=threads),
     }
@@ -128,7 +128,7 @@ def arms(threads: int, clock: str) -> dict[str, Arm]:
 
 @dataclass(frozen=True)
 class Result:
-    """Median seconds, and how many of the frames are not those asked for; None where the arm failed."""
+    """Median seconds, and how many of the frames are not those asked for; None where the reader failed."""
 
     seconds: float | None
     wrong: int = 0
@@ -140,7 +140,7 @@ class Result:
 
 
 def measure(
-    path: Path, times_s: Sequence[float], found: dict[str, Arm], repetitions: int, clock: str
+    path: Path, times_s: Sequence[float], found: dict[str, Reader], repetitions: int, clock: str
 ) -> dict[str, Result]:
     now = CLOCKS[clock]
     seconds: dict[str, list[float]] = {name: [] for name in found}
@@ -148,12 +148,12 @@ def measure(
     failed: set[str] = set()
     expected = [int(time_s * FPS) % (MINUTE_S * FPS) for time_s in times_s]
     for repetition in range(repetitions):
-        for name, arm in found.items():
+        for name, read in found.items():
             if name in failed:
                 continue
             started = now()
             try:
-                pixels = arm(path, times_s)
+                pixels = read(path, times_s)
             except FAILURES as error:
                 print(f"{name} on {path.name}: {error}", file=sys.stderr)
                 failed.add(name)
@@ -170,18 +170,18 @@ def ratio(results: dict[str, Result], slower: str, faster: str) -> str:
 
 
 def print_rows(title: str, results: dict[str, Result]) -> None:
-    print(f"\n{title}\n\n| arm | median | frames that are not those asked for |\n|---|---|---|")
+    print(f"\n{title}\n\n| reader | median | frames that are not those asked for |\n|---|---|---|")
     for name, result in results.items():
         seconds = "fails" if result.seconds is None else f"{result.seconds:.2f} s"
         print(f"| {name} | {seconds} | {'' if 'keyframe' in name else result.wrong} |")
 
 
-def compare(options: argparse.Namespace, found: dict[str, Arm]) -> None:
-    video_file = Video()
-    path = video_file.build(options.videos)
-    uniform = measure(path, video_file.uniform(64), found, options.repetitions, options.clock)
+def compare(options: argparse.Namespace, found: dict[str, Reader]) -> None:
+    video = Video()
+    path = video.build(options.videos)
+    uniform = measure(path, video.uniform(64), found, options.repetitions, options.clock)
     print_rows("64 frames, evenly spread over 20 minutes (1280x720, H.264, a key frame every 10 s)", uniform)
-    spans = {name: arm for name, arm in found.items() if "keyframe" not in name}
+    spans = {name: read for name, read in found.items() if "keyframe" not in name}
     span = measure(path, SPAN_S, spans, options.repetitions, options.clock)
     print_rows("100 frames in one span of 24 s of that video", span)
     print("\n| target | is |\n|---|---|")
@@ -195,7 +195,7 @@ def compare(options: argparse.Namespace, found: dict[str, Arm]) -> None:
         print(f"| cost of the guarded process, span | {ratio(span, 'exact, guarded', 'exact')} |")
 
 
-def sweep(options: argparse.Namespace, found: dict[str, Arm]) -> None:
+def sweep(options: argparse.Namespace, found: dict[str, Reader]) -> None:
     """One thing changes at a time."""
     middle = Video(width=640, height=360)
     points: list[tuple[Video, int]] = [(middle, 64)]
@@ -203,14 +203,12 @@ def sweep(options: argparse.Namespace, found: dict[str, Arm]) -> None:
     points += [(replace(middle, gop_s=gop_s), 64) for gop_s in (1, 2, 5, 20)]
     points += [(middle, frames) for frames in (8, 256)]
     points += [(replace(middle, codec=codec), 64) for codec in ("hevc", "vp9", "av1")]
-    found = {name: arm for name, arm in found.items() if "guarded" not in name}
-    print("\n640x360; the fastest arm that gives the frames asked for is named.\n")
+    found = {name: read for name, read in found.items() if "guarded" not in name}
+    print("\n640x360; the fastest reader that gives the frames asked for is named.\n")
     print(f"| codec | minutes | GOP | frames | {' | '.join(found)} | fastest exact |")
     print("|---" * (5 + len(found)) + "|")
-    for video_file, frames in points:
-        results = measure(
-            video_file.build(options.videos), video_file.uniform(frames), found, options.repetitions, options.clock
-        )
+    for video, frames in points:
+        results = measure(video.build(options.videos), video.uniform(frames), found, options.repetitions, options.clock)
         right = {
             name: result.seconds
             for name, result in results.items()
@@ -219,7 +217,7 @@ def sweep(options: argparse.Namespace, found: dict[str, Arm]) -> None:
         fastest = min(right, key=right.__getitem__) if right else "none"
         cells = " | ".join(str(result) for result in results.values())
         print(
-            f"| {video_file.codec} | {video_file.minutes} | {video_file.gop_s} s | {frames} | {cells} | {fastest} |",
+            f"| {video.codec} | {video.minutes} | {video.gop_s} s | {frames} | {cells} | {fastest} |",
             flush=True,
         )
 
@@ -227,16 +225,16 @@ def sweep(options: argparse.Namespace, found: dict[str, Arm]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, default=Path("out/decode-videos"))
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every arm")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every reader")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a machine that is busy; one thread")
     parser.add_argument("--sweep", action="store_true")
     options = parser.parse_args()
     options.videos.mkdir(parents=True, exist_ok=True)
-    found = arms(options.threads, options.clock)
+    found = available_readers(options.threads, options.clock)
     packages = [name for name in ("av", "torchcodec", "torch", "decord2") if importlib.util.find_spec(name.rstrip("2"))]
     print(
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} core(s), {options.threads} thread(s) for every arm, "
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} core(s), {options.threads} thread(s) for every reader, "
         f"medians of {options.repetitions}, {options.clock} time; Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in packages)
     )

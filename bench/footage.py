@@ -1,8 +1,8 @@
 """Videos for measuring decoders: a camera that pans over a detailed scene in which things move, with grain and cuts.
 
-Decoding cost depends on what has to be decoded: a constant picture would flatter everybody. A 720p H.264 video of this
-takes about 3 Mbit/s, as footage does. Every picture carries its number, so that a frame that is not the one asked for
-is told at sight. Videos longer than a minute repeat their first minute, packet by packet.
+The cost of decoding depends on the content: a constant picture would make every decoder look fast. A 720p H.264 video
+of this takes about 3 Mbit/s, as footage does. Every picture carries its number, so that a frame that was not asked for
+can be recognised. Videos longer than a minute repeat their first minute, packet by packet.
 """
 
 from __future__ import annotations

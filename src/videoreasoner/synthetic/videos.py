@@ -120,8 +120,8 @@ def write_video(path: str | PathLike[str], world: World, settings: VideoSettings
     """Write a world as an mp4 file (H.264, yuv420p), complete or not at all.
 
     Frame i is shown at i / fps seconds and looks like the world at that time divided by
-    `duration_s`. The same arguments give the same bytes, except at a few small sizes (such as 48), where x264 itself is
-    not deterministic. Memory does not grow with the length.
+    `duration_s`. The same arguments give the same bytes, except at small sizes (seen at 32 and 48), where x264
+    itself is not deterministic. Memory does not grow with the length.
 
     Raises:
         VideoError: the file cannot be written.
