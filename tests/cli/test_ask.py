@@ -138,7 +138,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_loaded(
     assert video_file.read_bytes() == content
 
 
-def test_batch_answers_rows_and_goes_on(run: Run, video_file: Path, loading: Loading, tmp_path: Path) -> None:
+def test_batch_answers_rows_and_continues(run: Run, video_file: Path, loading: Loading, tmp_path: Path) -> None:
     rows, out = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
     content = [{"id": str(n), "video": video_file.name, "question": "What?", "options": ["a", "b"]} for n in range(3)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in content))

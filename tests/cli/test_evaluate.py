@@ -81,7 +81,7 @@ def test_a_run_prints_its_table_and_is_compared(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_goes_on_without_redoing_or_losing_a_question(
+def test_a_killed_run_continues_without_redoing_or_losing_a_question(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
 ) -> None:
     arguments = ["eval", "synthetic", "--videos-dir", str(videos), "--videos", "10", *SMALL]
@@ -91,7 +91,7 @@ def test_a_killed_run_goes_on_without_redoing_or_losing_a_question(
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # Neither workers nor decoders outlive it, so nothing is written beside the run that goes on.
+    # Neither workers nor decoders outlive it, so nothing is written by two runs at once.
     until(lambda: not any(map(is_running, children)))
     before = answered(tmp_path / "killed")
     assert 2 <= len(before) < 20

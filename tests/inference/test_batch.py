@@ -105,7 +105,7 @@ def test_questions_about_one_video_that_follow_each_other_share_its_clip(folder:
 
 
 @pytest.mark.parametrize("lost", [1, 30, 10_000])
-def test_a_killed_run_goes_on_where_it_stopped(folder: Path, lost: int) -> None:
+def test_a_killed_run_continues_where_it_stopped(folder: Path, lost: int) -> None:
     whole = Run(folder, ROWS)
     content = whole.out.read_bytes()
     kept = content[:-lost]
@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_where_it_stopped(folder: Path, lost: int) -> None:
     assert again.progress[0] == (4 - missing, 4)
 
 
-def test_a_kill_at_any_byte_is_mended(folder: Path) -> None:
+def test_a_kill_at_any_byte_loses_at_most_one_record(folder: Path) -> None:
     rows = [_row(0, question="Où?"), _row(1, question="Où\u2028 là\x85?")]
     whole = Run(folder, rows)
     content = whole.out.read_bytes()
@@ -148,7 +148,7 @@ def test_a_finished_run_asks_nothing_and_leaves_the_file_alone(folder: Path) -> 
     assert again.out.read_bytes() == before
 
 
-def test_bad_rows_become_error_records_in_their_place_and_the_rest_goes_on(folder: Path) -> None:
+def test_bad_rows_become_error_records_in_their_place_and_the_rest_is_answered(folder: Path) -> None:
     rows: list[Any] = [
         _row(0),
         "not json\n",
@@ -283,7 +283,7 @@ def test_a_process_that_is_killed_loses_no_answer_and_gives_none_twice(folder: P
     assert last.asked == ["Question 3?"]
 
 
-def test_a_disk_that_is_full_is_said_and_what_was_written_goes_on(folder: Path) -> None:
+def test_a_disk_that_is_full_is_named_and_what_was_written_is_kept(folder: Path) -> None:
     rows = _write(folder / "rows.jsonl", ROWS)
     out = folder / "answers.jsonl"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

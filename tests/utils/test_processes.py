@@ -49,6 +49,6 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path, method: str) ->
         time.sleep(0.05)
 
 
-def test_a_process_of_its_own_goes_on() -> None:
+def test_a_process_without_a_parent_is_left_alone() -> None:
     code = "from videoreasoner.utils.processes import end_with_parent; end_with_parent(); print('on')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "on\n"

@@ -41,7 +41,7 @@ def test_the_work_of_a_device_belongs_to_the_stage_that_started_it(clock: Clock)
     assert watch.seconds == {"encode": 3.0}
 
 
-def test_a_stage_that_fails_is_counted_and_the_error_goes_on(clock: Clock) -> None:
+def test_a_stage_that_fails_is_counted_and_the_error_is_raised(clock: Clock) -> None:
     watch = Stopwatch()
 
     def fail() -> None:

@@ -32,7 +32,7 @@ def combinations(worlds: list[World]) -> set[tuple[str, str, str]]:
 
 def test_held_out_combinations_never_appear_in_videos_to_train_on() -> None:
     trained_on = combinations([video_world(VideoSettings(seed=seed), n) for seed in range(8) for n in range(100)])
-    # As the lessons of the shipped models draw them.
+    # As the training examples of the shipped models are drawn.
     rng = np.random.default_rng([4, 2])
     trained_on |= combinations([random_world(rng, VideoSettings().world) for _ in range(500)])
     evaluated_on = combinations([video_world(held_out_settings(), n) for n in range(500)])
