@@ -15,14 +15,14 @@ def test_damaged_videos_end_in_frames_or_a_named_error(tmp_path: Path) -> None:
     processes = set()
     for number, path in enumerate(damaged_videos(tmp_path, COUNT, seed=20260101)):
         try:
-            with GuardedVideoFile(path, time_limit_s=60.0, threads=1 + number % 2) as video_file:
-                assert video_file._process is not None
-                processes.add(video_file._process.pid)
-                times_s = [video_file.duration_s * share for share in (0.0, 0.2, 0.5, 0.55, 0.99)]
-                exact = video_file.frames_at(times_s)
-                keyframes = video_file.frames_at(times_s[1::2], seek="keyframe", short_side=20)
-                assert set(exact.times_s) | set(keyframes.times_s) <= set(video_file.frame_times_s.tolist())
-                endings["frames, with problems" if video_file.problems else "frames"] += 1
+            with GuardedVideoFile(path, time_limit_s=60.0, threads=1 + number % 2) as video:
+                assert video._process is not None
+                processes.add(video._process.pid)
+                times_s = [video.duration_s * share for share in (0.0, 0.2, 0.5, 0.55, 0.99)]
+                exact = video.frames_at(times_s)
+                keyframes = video.frames_at(times_s[1::2], seek="keyframe", short_side=20)
+                assert set(exact.times_s) | set(keyframes.times_s) <= set(video.frame_times_s.tolist())
+                endings["frames, with problems" if video.problems else "frames"] += 1
         except VideoError as error:
             message = str(error)
             assert str(path) in message
