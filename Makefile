@@ -76,7 +76,7 @@ test-split: $(SPLIT)/.ready
 # mkdocs-material prints a notice about mkdocs 2 at each build; the variable switches it off.
 docs: $(READY)
 	$(BIN)/python docs/make_cli.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(READY)
 	$(BIN)/python bench/tiny_model.py --out out/tiny-model

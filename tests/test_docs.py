@@ -27,11 +27,12 @@ def test_the_command_line_page_does_not_depend_on_the_terminal(monkeypatch: pyte
     assert make_cli.help_text(("ask",)) == expected
 
 
+# Without --quiet, which would hide warnings from --strict as well.
 def test_the_site_builds_strictly_and_nothing_in_it_needs_the_network(tmp_path: Path) -> None:
     # A proxy that refuses: whoever asks the network while building fails.
     refused = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT,
         env={**os.environ, **refused, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
