@@ -20,13 +20,6 @@ UNTESTED = {
     "version": "one constant",
     "engines.engine": "a protocol",
     "benchmarks.benchmark": "a protocol",
-    "training.grpo.setup": "tested with what it prepares: tests/training/grpo/test_trainer.py",
-    "training.runtime.setup": "tested with what it prepares: tests/training/runtime/test_trainer.py, test_resume.py",
-    "training.runtime.held_out": "tested in whole runs: tests/training/runtime/test_trainer.py, grpo/test_trainer.py",
-    # To be tested on their own.
-    "training.data.examples": "tested with its caller: tests/training/data/test_dataset.py",
-    "training.data.frames": "tested with its caller: tests/training/data/test_dataset.py",
-    "training.data.sources": "tested with its caller: tests/training/data/test_dataset.py",
 }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from videoreasoner.utils import stopwatch as module
 from videoreasoner.utils.stopwatch import Stopwatch
@@ -57,3 +58,14 @@ def test_a_stage_that_fails_is_counted_and_the_error_is_raised(clock: Clock) -> 
 def test_a_stage_that_never_ran_took_no_time() -> None:
     watch = Stopwatch()
     assert watch.seconds["retrieve"] == 0.0
+
+
+def test_stages_of_a_gpu_wait_for_its_work_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training, too, takes its times with this: without waiting, a GPU's step would end before its work does."""
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    assert module.device_wait(torch.device("cpu")) is None
+    stopwatch = module.Stopwatch(module.device_wait(torch.device("cuda", 1)))
+    with stopwatch.stage("update"):
+        assert waited == []
+    assert waited == [torch.device("cuda", 1)]

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
+from tests.training.grpo.runs import recipe as small_recipe
 from videoreasoner import training
 from videoreasoner.cli.main import main
+from videoreasoner.errors import SettingError
 from videoreasoner.synthetic.videos import VideoSettings, make_videos
 from videoreasoner.tasks import Task
 from videoreasoner.training.grpo.recipe import GrpoRecipe
@@ -150,3 +152,25 @@ def test_a_bad_recipe_is_one_line(videos: Path, capsys) -> None:
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert "num_generations: 1 completion in a group" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_generations": 1}, "num_generations: 1 completion in a group has nothing to be compared with"),
+        ({"temperature": 0}, "temperature: Input should be greater than 0"),
+        ({"loss_type": "bnpo"}, "loss_type: Input should be 'grpo', 'dr_grpo' or 'dapo'"),
+        ({"lora": {"lora_dropout": 0.1}}, "lora.lora_dropout is 0.1"),
+        (
+            {"lora": {"lora_dropout": 0}, "ref_model": "tiny"},
+            "with lora the reference is the model without its adapters",
+        ),
+        ({"beta": 0, "ref_model": "tiny"}, "beta is 0, so nothing reads a reference"),
+        ({"num_iterations": 4}, "save_steps is 2, no multiple of num_iterations (4)"),
+        ({"num_generation": 8}, "there is no key num_generation; did you mean num_generations?"),
+    ],
+)
+def test_recipes_that_make_no_sense(changes, message, videos, tmp_path) -> None:
+    with pytest.raises(SettingError) as caught:
+        small_recipe(videos, tmp_path / "out", **changes)
+    assert message in str(caught.value)

@@ -1,56 +1,53 @@
-"""Completions with their rewards: groups, parse rates, what is learned, and how people read them."""
+"""The completions of one example with their rewards: groups, lengths, and which of them are learned from."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import torch
 
-from videoreasoner.rows import Row
+from tests.training.random_examples import random_example
 from videoreasoner.tasks import Task
+from videoreasoner.training.grpo.losses import group_advantages, same_rewards
 from videoreasoner.training.grpo.rewards import RewardScores
 from videoreasoner.training.grpo.rollouts import Rollout
 from videoreasoner.training.grpo.scored import ScoredRollouts
 
-ROW = Row(id="a", video="v.mp4", question="What?", options=["red", "blue"], answer="A", event=[1.0, 2.0])
-TEXTS = ["<|event_start|>[0.10, 0.20]<|event_end|>", "somewhere", "A", "B"]
+GOOD = "<|event_start|>[0.20, 0.40]<|event_end|>"
 
 
 def scored() -> ScoredRollouts:
-    tasks = (Task.EVENT, Task.EVENT, Task.ANSWER, Task.ANSWER)
+    """Two events with different rewards, one of them cut off, and two answers with equal ones."""
     rollouts = [
-        Rollout(task, i % 2, tuple(range(i + 1)), torch.zeros(i + 1), finished=i != 3) for i, task in enumerate(tasks)
+        Rollout(Task.EVENT, 0, (31, 32, 33), torch.zeros(3), True),
+        Rollout(Task.EVENT, 1, (34,), torch.zeros(1), False),
+        Rollout(Task.ANSWER, 0, (35, 36), torch.zeros(2), True),
+        Rollout(Task.ANSWER, 1, (37, 38), torch.zeros(2), True),
     ]
-    example: Any = SimpleNamespace(
-        row=ROW, duration_s=10.0, prompt=SimpleNamespace(prefixes={Task.EVENT: (1,), Task.ANSWER: (2,)})
-    )
-    each = {"event_iou": [1.0, 0.0, None, None], "accuracy": [None, None, 1.0, 0.0]}
-    scores = RewardScores([1.0, 0.0, 1.0, 0.0], each, [{}, {}, {}, {"accuracy/why": "wrong"}])
-    return ScoredRollouts(example, None, rollouts, TEXTS, scores, advantages=torch.tensor([0.5, -0.5, 0.5, -0.5]))
+    scores = RewardScores([2.0, 0.0, 1.0, 1.0], {"total": [2.0, 0.0, 1.0, 1.0]}, [{"total/part": 1}, {}, {}, {}])
+    return ScoredRollouts(random_example(), None, rollouts, [GOOD, "nothing", "B", "green"], scores)
 
 
-def test_a_group_is_a_task() -> None:
-    assert scored().groups.tolist() == [0, 0, 1, 1]
-    assert scored().lengths.tolist() == [1, 2, 3, 4]
-    assert scored().is_finished.tolist() == [True, True, True, False]
-
-
-def test_what_cannot_be_read_is_not_parsed() -> None:
-    assert scored().is_parsed.tolist() == [1.0, 0.0, 1.0, 1.0]
-
-
-def test_only_learned_completions_are_laid_out_by_task_in_their_order() -> None:
+def test_groups_are_tasks_and_parsing_is_that_of_the_score() -> None:
     one = scored()
-    one.is_learned = torch.tensor([True, False, True, True])
-    assert one.learned == [0, 2, 3]
-    assert one.learned_completions() == {Task.EVENT: [(0,)], Task.ANSWER: [(0, 1, 2), (0, 1, 2, 3)]}
+    assert one.groups.tolist() == [0, 0, 1, 1]
+    assert one.lengths.tolist() == [3, 1, 2, 2]
+    assert one.is_finished.tolist() == [True, False, True, True]
+    assert one.is_parsed.tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
-def test_a_record_holds_each_reward_and_the_advantage() -> None:
-    records = scored().records()
-    assert [record.reward for record in records] == [1.0, 0.0, 1.0, 0.0]
-    assert records[0].rewards == {"event_iou": 1.0, "accuracy": None}
-    assert records[3].breakdown == {"accuracy/why": "wrong"}
-    assert (records[3].task, records[3].completion, records[3].finished) == ("answer", "B", False)
-    assert [record.advantage for record in records] == [0.5, -0.5, 0.5, -0.5]
+def test_a_group_of_equal_rewards_and_a_masked_completion_are_not_learned_from() -> None:
+    one = scored()
+    one.advantages = group_advantages(one.totals, one.groups)
+    one.is_learned = ~same_rewards(one.totals, one.groups)
+    assert one.learned_completions() == {Task.EVENT: [(31, 32, 33), (34,)]}
+    one.is_learned = one.is_finished & one.is_learned
+    assert one.learned == [0]
+    assert one.learned_completions() == {Task.EVENT: [(31, 32, 33)]}
+
+
+def test_records_hold_what_people_look_for() -> None:
+    one = scored()
+    one.advantages = group_advantages(one.totals, one.groups)
+    first, second, *_ = one.records()
+    assert (first.task, first.completion, first.reward, first.breakdown) == ("event", GOOD, 2.0, {"total/part": 1})
+    assert first.advantage > 0 > second.advantage
+    assert (second.tokens, second.finished) == (1, False)

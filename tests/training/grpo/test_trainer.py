@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -14,114 +13,16 @@ import pytest
 import torch
 import yaml
 from accelerate.utils import DistributedType
-from safetensors.torch import load_file
 
-from tests.models.tiny_models import random_qwen2_vl, tokenizer
-from videoreasoner.errors import RewardError, RowError, SettingError, TrainingError, VideoError
-from videoreasoner.models.checkpoint import find_folder, load_checkpoint, save_checkpoint
+from tests.training.grpo.runs import PLAIN, assert_close, metrics, recipe, train, weights
+from videoreasoner.errors import RewardError, TrainingError, VideoError
+from videoreasoner.models.checkpoint import load_checkpoint, save_checkpoint
 from videoreasoner.models.tree_batch import unwrapped
 from videoreasoner.rows import Row, read_rows, write_rows
-from videoreasoner.settings import Settings
-from videoreasoner.synthetic.videos import VideoSettings, make_videos
-from videoreasoner.synthetic.world import WorldSettings
 from videoreasoner.training.data.dataset import ExampleBatch
 from videoreasoner.training.grpo import setup as grpo_start
 from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.grpo.setup import prepare_grpo, train_grpo
-from videoreasoner.training.recipe import parse_recipe
-from videoreasoner.video.patches import PatchSettings
-
-# Rewards of completions of which the model writes good and bad ones from the start, so that every step has a direction.
-REWARDS = """
-import os
-def odd(completions, **_):
-    return [sum(map(ord, text)) % 3 / 2 for text in completions]
-
-def different(completions, **_):
-    return [float(i) for i in range(len(completions))]
-
-def same(completions, **_):
-    return [1.0 for _ in completions]
-
-def same_event_odd_answer(completions, task, **_):
-    return [0.5 if t == "event" else sum(map(ord, text)) % 2 for text, t in zip(completions, task)]
-
-calls = 0
-
-def first_process_first_query(completions, **_):
-    global calls
-    calls += 1
-    learns = calls == 1 and os.environ["RANK"] == "0"
-    return [float(i) if learns else 1.0 for i in range(len(completions))]
-
-def second_digit_is_high(completions, task, **_):
-    return [float(t == "event" and text[19:20] in tuple("56789")) for text, t in zip(completions, task)]
-"""
-
-
-# Adam divides a gradient by its size, so that rounding in the smallest would show; plain descent keeps proportions.
-PLAIN = {"optim": "sgd", "learning_rate": 0.1, "weight_decay": 0.0}
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    settings = VideoSettings(duration_s=20.0, fps=8.0, size=32, seed=5, world=WorldSettings(events=(2, 2)))
-    make_videos(folder, 8, settings, splits=("plain",))
-    (folder / "odd.py").write_text(REWARDS)
-    return folder
-
-
-def recipe(videos: Path, out: Path, **changes) -> GrpoRecipe:
-    content = {
-        "model_name_or_path": "tiny",
-        "output_dir": str(out),
-        "data": [{"path": str(videos / "plain.jsonl")}],
-        "video_root": str(videos),
-        "settings": {"frame_budget": 8},
-        "max_steps": 2,
-        "save_steps": 2,
-        "per_device_train_batch_size": 2,
-        "num_generations": 4,
-        "max_completion_length": 14,
-        "learning_rate": 1e-3,
-        "rewards": {f"{videos / 'odd.py'}:odd": 1.0},
-        "gradient_checkpointing": False,
-        "dataloader_num_workers": 0,
-    }
-    return parse_recipe({**content, **changes}, GrpoRecipe)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def train(videos: Path, out: Path, **changes) -> dict[str, torch.Tensor]:
-    return weights(train_grpo(recipe(videos, out, **changes)))
-
-
-def assert_close(
-    mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], start: dict[str, torch.Tensor]
-) -> None:
-    """The same training: two ends differ by much less than either moved."""
-    moved = math.sqrt(sum(float((theirs[n] - start[n]).square().sum()) for n in theirs))
-    apart = math.sqrt(sum(float((mine[n] - theirs[n]).square().sum()) for n in theirs))
-    assert moved > 0.1
-    assert apart < 1e-5 * moved
-
-
-@pytest.fixture(scope="module")
-def start() -> dict[str, torch.Tensor]:
-    return weights(find_folder("tiny"))
-
-
-@pytest.fixture(scope="module")
-def plain(videos: Path, tmp_path_factory) -> Path:
-    return train_grpo(recipe(videos, tmp_path_factory.mktemp("plain") / "out", **PLAIN))
 
 
 @pytest.mark.parametrize(
@@ -287,15 +188,6 @@ def test_several_updates_on_a_batch_are_no_further_epochs_and_a_finished_run_sta
     assert (tmp_path / "out" / "metrics.jsonl").read_text() == lines
 
 
-def test_a_checkpoint_that_leaves_nothing_to_do_is_refused(videos, tmp_path) -> None:
-    train_grpo(recipe(videos, tmp_path / "before", max_steps=3, save_steps=3))
-    given = {"resume_from_checkpoint": str(tmp_path / "before" / "checkpoint-3")}
-    with pytest.raises(TrainingError, match=r"stands at step 3, and this run ends at step 2"):
-        prepare_grpo(recipe(videos, tmp_path / "a", max_steps=2, **given))
-    with pytest.raises(TrainingError, match=r"checkpoint-3: is between two of the 2 updates"):
-        prepare_grpo(recipe(videos, tmp_path / "b", max_steps=6, num_iterations=2, **given))
-
-
 def test_the_table_is_shown_at_logged_steps(videos, tmp_path, capsys) -> None:
     changes = {"num_iterations": 2, "logging_steps": 2, "max_steps": 4, "log_completions": True}
     train(videos, tmp_path / "out", **changes)
@@ -443,77 +335,10 @@ def test_what_a_run_leaves_behind(videos, plain) -> None:
     assert "multi-task GRPO" in card
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"num_generations": 1}, "num_generations: 1 completion in a group has nothing to be compared with"),
-        ({"temperature": 0}, "temperature: Input should be greater than 0"),
-        ({"loss_type": "bnpo"}, "loss_type: Input should be 'grpo', 'dr_grpo' or 'dapo'"),
-        ({"lora": {"lora_dropout": 0.1}}, "lora.lora_dropout is 0.1"),
-        (
-            {"lora": {"lora_dropout": 0}, "ref_model": "tiny"},
-            "with lora the reference is the model without its adapters",
-        ),
-        ({"beta": 0, "ref_model": "tiny"}, "beta is 0, so nothing reads a reference"),
-        ({"num_iterations": 4}, "save_steps is 2, no multiple of num_iterations (4)"),
-        ({"num_generation": 8}, "there is no key num_generation; did you mean num_generations?"),
-    ],
-)
-def test_recipes_that_make_no_sense(changes, message, videos, tmp_path) -> None:
-    with pytest.raises(SettingError) as caught:
-        recipe(videos, tmp_path / "out", **changes)
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        (
-            {"rewards": {"accuracy": 1.0}, "tasks": ["event"]},
-            SettingError,
-            "no reward of the recipe (accuracy) concerns",
-        ),
-        ({"rewards": {"acuracy": 1.0}}, SettingError, "'acuracy' is none of"),
-        ({"max_length": 40}, TrainingError, "raise max_length or lower settings.max_pixels"),
-    ],
-    ids=["no task", "unknown", "trunk too long"],
-)
-def test_runs_that_cannot_start(changes, error, message, videos, tmp_path) -> None:
-    with pytest.raises(error) as caught:
-        train_grpo(recipe(videos, tmp_path / "out", **changes))
-    assert message in str(caught.value)
-    assert not (tmp_path / "out" / "model.safetensors").exists()
-
-
-def test_rows_that_a_task_cannot_be_judged_by_are_not_asked_it(videos, tmp_path) -> None:
-    rows = list(read_rows(videos / "plain.jsonl"))
-    plain = [Row.model_validate({**row.model_dump(), "event": None}) for row in rows]
-    path = tmp_path / "rows.jsonl"
-    write_rows(path, plain)
-    with pytest.raises(RowError, match="no row supports the task event"):
-        train_grpo(recipe(videos, tmp_path / "out", data=[{"path": str(path)}]))
-    write_rows(path, [*plain[:-1], rows[-1]])
-    train(
-        videos, tmp_path / "out", data=[{"path": str(path)}], max_steps=1, save_steps=1, per_device_train_batch_size=8
-    )
-    [line] = metrics(tmp_path / "out")
-    assert line["rows"] == 8
-    kept = [json.loads(text) for text in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()]
-    assert {record["row"] for record in kept if record["task"] == "event"} <= {rows[-1].id}
-
-
 def test_a_reward_that_fails_stops_the_run_with_its_name(videos, tmp_path) -> None:
     (tmp_path / "bad.py").write_text("def bad(completions, **_):\n    return [float('nan') for _ in completions]\n")
     with pytest.raises(RewardError, match=r"reward bad, row synthetic-.*: returned nan"):
         train(videos, tmp_path / "out", rewards={f"{tmp_path / 'bad.py'}:bad": 1.0})
-
-
-def test_a_reference_of_another_vocabulary_is_refused(videos, tmp_path) -> None:
-    model = random_qwen2_vl()
-    patches = PatchSettings(min_pixels=1024, max_pixels=1024)
-    save_checkpoint(tmp_path / "other", model, tokenizer(), Settings(), patches)
-    with pytest.raises(SettingError, match=r"ref_model .*other: its vocabulary is not the model's"):
-        train(videos, tmp_path / "out", ref_model=str(tmp_path / "other"))
 
 
 def test_key_elements_are_reinforced_by_retrieval(videos, tmp_path) -> None:
