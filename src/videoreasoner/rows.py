@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -38,6 +38,10 @@ def _not_blank(text: str) -> str:
 
 
 _Words = Annotated[str, AfterValidator(_not_blank)]
+
+
+RowFields = Mapping[Task, frozenset[Task]]
+"""Task -> the row fields, named by their tasks (see `Row.tasks`), of which a row needs one to be used for the task."""
 
 
 class Row(BaseModel, extra="allow", frozen=True):
@@ -125,6 +129,15 @@ class Row(BaseModel, extra="allow", frozen=True):
             Task.THINK: self.answer and self.reasoning,
         }
         return {task for task, value in known.items() if value is not None}
+
+    def usable_tasks(self, fields: RowFields) -> list[Task]:
+        """The tasks that the row can be used for. This decides everywhere whether a row is used in training.
+
+        Args:
+            fields: for each task, the fields (named by their task) of which the row needs at least one.
+        """
+        known = self.tasks()
+        return [task for task, needed in fields.items() if needed & known]
 
     def video_path(self, root: str | os.PathLike[str] | None = None) -> str:
         """Where the video is: a relative path is resolved against the root.

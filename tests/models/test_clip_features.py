@@ -32,9 +32,9 @@ class CountingVideo(VideoFile):
         super().__init__(path)
         self.asked: list[float] = []
 
-    def iter_frames_at(self, times_s: Any) -> Iterator[tuple[float, np.ndarray]]:
+    def iter_frames_at(self, times_s: Any, *options: Any) -> Iterator[tuple[float, np.ndarray]]:
         self.asked += list(times_s)
-        return super().iter_frames_at(times_s)
+        return super().iter_frames_at(times_s, *options)
 
 
 class Case:

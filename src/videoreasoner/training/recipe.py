@@ -124,6 +124,12 @@ class Recipe(_Strict):
         """For each task, the row fields (named by their task) of which a row needs at least one to be used for it."""
         return {task: frozenset({task}) for task in self.tasks}
 
+    @property
+    def begins_from(self) -> dict[str, str | None]:
+        """The models and checkpoints that a run of this recipe needs, by the names of their settings."""
+        names = ("model_name_or_path", "resume_from_checkpoint", "ref_model")
+        return {name: getattr(self, name, None) for name in names}
+
     @field_validator("tasks")
     @classmethod
     def _each_once(cls, tasks: list[Task]) -> list[Task]:

@@ -164,7 +164,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(iterations, videos, tmp_path) -> N
     for name in ("model.safetensors", "config.json"):
         (out / name).unlink()
     trainer = prepare_grpo(wanted)
-    assert trainer.run.resume_from == out / "checkpoint-2"
+    assert trainer.run.resume.checkpoint == out / "checkpoint-2"
     again = weights(train_grpo(wanted))
     assert whole.keys() == again.keys()
     for name, value in whole.items():
@@ -362,14 +362,14 @@ def test_key_elements_are_reinforced_by_retrieval(videos, tmp_path) -> None:
 
 def test_a_video_that_a_reward_cannot_read_is_set_aside(videos, tmp_path, monkeypatch) -> None:
     bad, *_ = rows = list(read_rows(videos / "plain.jsonl"))
-    whole = grpo_start._Frames.__call__
+    whole = grpo_start.GuardedVideoFile
 
-    def damaged(self, video: str, times_s):
+    def opened(video: str, time_limit_s: float):
         if Path(video).name == Path(bad.video).name:
             raise VideoError(f"{video}: cannot be decoded at 3 s")
-        return whole(self, video, times_s)
+        return whole(video, time_limit_s)
 
-    monkeypatch.setattr(grpo_start._Frames, "__call__", damaged)
+    monkeypatch.setattr(grpo_start, "GuardedVideoFile", opened)
     changes = {"tasks": ["key_elements"], "rewards": {"key_element_retrieval": 1.0}, "max_skipped_fraction": 0.2}
     changes |= {"max_steps": 1, "save_steps": 1, "per_device_train_batch_size": 8, "max_completion_length": 24}
     train(videos, tmp_path / "out", **changes)

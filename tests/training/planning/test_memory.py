@@ -15,6 +15,7 @@ from videoreasoner.errors import SettingError
 from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.models.tree_batch import token_log_probs
 from videoreasoner.training.cold_start import target_batch
+from videoreasoner.training.data.examples import example_maker
 from videoreasoner.training.data.sources import read_sources
 from videoreasoner.training.planning.memory import (
     STRATEGIES,
@@ -27,7 +28,6 @@ from videoreasoner.training.planning.memory import (
 from videoreasoner.training.planning.model import PUBLISHED, meta_model
 from videoreasoner.training.recipe import ColdStartRecipe, Lora, parse_recipe
 from videoreasoner.training.runtime.adapters import add_adapters
-from videoreasoner.training.runtime.setup import example_maker
 
 STEP = StepShape(1, 4000, 3600, 60)
 ONE_GPU = Hardware()

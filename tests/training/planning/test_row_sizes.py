@@ -10,7 +10,8 @@ import pytest
 from tests.training.toy import make_data, make_model, recipe_content
 from videoreasoner.errors import SettingError
 from videoreasoner.rows import Row, read_rows, write_rows
-from videoreasoner.training.data.sources import read_sources, usable_tasks
+from videoreasoner.training.data.examples import example_maker
+from videoreasoner.training.data.sources import read_sources
 from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.planning.dry_run import dry_run_report
 from videoreasoner.training.planning.memory import (
@@ -19,7 +20,7 @@ from videoreasoner.training.planning.memory import (
 from videoreasoner.training.planning.model import read_model
 from videoreasoner.training.planning.row_sizes import longest_row, row_sizes
 from videoreasoner.training.recipe import ColdStartRecipe, parse_recipe
-from videoreasoner.training.runtime.setup import example_maker, load_model
+from videoreasoner.training.runtime.adapters import load_model
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_the_tokens_are_those_of_grpo(
     maker = example_maker(recipe, load_model(recipe), None)
     for row, size in zip(sources[0].rows, sizes, strict=True):
         made = maker.example("rows", row, row.video_path(folder / "data"))
-        assert list(made.prompt.prefixes) == usable_tasks(row, recipe.row_fields) != []
+        assert list(made.prompt.prefixes) == row.usable_tasks(recipe.row_fields) != []
         assert (size.total, size.visual, size.targets) == (made.tokens, int(made.prompt.trunk.visual.sum()), ())
     assert "6 usable" in dry_run_report(recipe, Hardware())
 

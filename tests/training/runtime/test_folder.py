@@ -18,7 +18,7 @@ from videoreasoner.training.data.sources import Skipped
 from videoreasoner.training.recipe import ColdStartRecipe, parse_recipe
 from videoreasoner.training.runtime import folder as folder_module
 from videoreasoner.training.runtime import trainer as trainer_module
-from videoreasoner.training.runtime.folder import RunFolder, run_identity
+from videoreasoner.training.runtime.folder import ResumePoint, RunFolder, run_identity
 
 TORCH_WRITE = "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"
 
@@ -38,7 +38,7 @@ def test_another_run_is_refused_by_the_fields_that_differ(tmp_path: Path) -> Non
     run = RunFolder(tmp_path)
     identity = run_identity(recipe(tmp_path), {"rows": "abc"}, 2)
     run.check(identity)
-    run.claim(identity, overwrite=False)
+    run.begin(identity, False, ResumePoint(), [])
     run.check(identity)
     # Where things go and how fast may change; what is learned may not.
     run.check(run_identity(recipe(tmp_path, save_steps=3, output_dir="elsewhere"), {"rows": "abc"}, 2))
@@ -59,14 +59,14 @@ def test_another_run_is_refused_by_the_fields_that_differ(tmp_path: Path) -> Non
 
 def test_overwriting_removes_what_a_run_writes_and_nothing_else(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.claim({}, overwrite=False)
+    run.begin({}, False, ResumePoint(), [])
     run.publish(staged(run, "checkpoint-2"), keep=1)
     run.append("metrics.jsonl", {"step": 1})
     (tmp_path / "notes.txt").write_text("mine")
     assert run.clears(tmp_path / "checkpoint-2")
     assert not run.clears(tmp_path / "notes.txt")
-    run.claim({"kind": "other"}, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
+    run.begin({"kind": "other"}, True, ResumePoint(), [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json", "skipped.jsonl"]
     assert json.loads((tmp_path / "run.json").read_text()) == {"kind": "other"}
 
 
@@ -108,7 +108,7 @@ def test_lines_of_steps_that_are_repeated_are_removed(tmp_path: Path) -> None:
         run.append("metrics.jsonl", {"step": step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
-    run.rewind(2)
+    run.begin({}, False, ResumePoint(own_step=2), [])
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
@@ -125,7 +125,7 @@ def test_texts_without_utf8_and_with_odd_line_ends_do_not_break_the_logs(tmp_pat
     odd = "\ud83d \u2028 \u2029 \x85"
     run = RunFolder(tmp_path)
     run.append("rollouts.jsonl", {"step": 1, "question": odd}, {"step": 2, "question": odd})
-    run.rewind(1)
+    run.begin({}, False, ResumePoint(own_step=1), [])
     [line] = (tmp_path / "rollouts.jsonl").read_text().splitlines()
     assert json.loads(line) == {"step": 1, "question": odd}
     skipped = [Skipped(odd, odd, odd)]
@@ -197,3 +197,24 @@ def test_a_defect_of_ours_while_saving_keeps_its_traceback(tmp_path: Path, monke
     with pytest.raises(RuntimeError, match="illegal memory access") as caught:
         train_cold_start(recipe(tmp_path, max_steps=2))
     assert caught.traceback[-1].name == "broken"
+
+
+def test_a_run_resumes_at_its_own_checkpoint_then_at_a_given_one_then_at_the_beginning(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.make()
+    assert run.resume_point(None, False, 10) == ResumePoint()
+    given = tmp_path / "other" / "checkpoint-6"
+    given.mkdir(parents=True)
+    (given / "trainer_state.json").write_text(json.dumps({"global_step": 6}))
+    assert run.resume_point(str(given), False, 10) == ResumePoint(given, 6)
+    with pytest.raises(TrainingError, match="stands at step 6, and this run ends at step 6"):
+        run.resume_point(str(given), False, 6)
+    with pytest.raises(TrainingError, match="between two of the 4 updates"):
+        run.resume_point(str(given), False, 10, steps_per_rollout=4)
+    own = run.path / "checkpoint-4"
+    own.mkdir()
+    skipped = [Skipped("rows", row, "no such video", step) for row, step in (("a", 0), ("b", 3), ("c", 5))]
+    run.write_skipped(skipped)
+    # Row "a" was found before the run and will be found again; row "c" belongs to a step that will be repeated.
+    assert run.resume_point(str(given), False, 10) == ResumePoint(own, 4, 4, [skipped[1]])
+    assert run.resume_point(str(given), True, 10) == ResumePoint(given, 6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from videoreasoner.training.cold_start import prepare_cold_start, train_cold_sta
 from videoreasoner.training.planning.dry_run import Hardware, dry_run_report
 from videoreasoner.training.recipe import ColdStartRecipe, loses_updates, parse_recipe
 from videoreasoner.training.runtime import setup as start
-from videoreasoner.training.runtime.setup import rows_done
 
 
 def test_a_schedule_may_have_settings_of_its_own(folder: Path, tmp_path: Path) -> None:
@@ -81,12 +79,3 @@ def test_adapters_that_fsdp_cannot_split_are_refused(
     monkeypatch.setattr(start, "has_fsdp", lambda args: True)
     with pytest.raises(SettingError, match="its output layer is its embedding"):
         prepare_cold_start(recipe)
-
-
-def test_rows_done_follow_from_the_step_of_a_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 6}))
-    assert rows_done(None, 2, 16) == 0
-    assert rows_done(tmp_path, 1, 16) == 96
-    assert rows_done(tmp_path, 2, 16) == 48
-    with pytest.raises(TrainingError, match="between two of the 4 updates"):
-        rows_done(tmp_path, 4, 16)

@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 import torch
 
 from videoreasoner.errors import RowError
+from videoreasoner.models.checkpoint import Checkpoint
 from videoreasoner.models.positions import ClipTokens
 from videoreasoner.models.prompt_encoder import PromptEncoder
 from videoreasoner.models.prompt_tree import Prompt
-from videoreasoner.rows import Row
+from videoreasoner.rows import Row, RowFields
 from videoreasoner.scoring import reference_events
 from videoreasoner.spans import Span
 from videoreasoner.tasks import LETTERS, Task, event_text, key_elements_text, thought_text
-from videoreasoner.training.data.frames import ClipReader
-from videoreasoner.training.data.sources import RowFields, usable_tasks
+from videoreasoner.training.data.frames import ClipReader, clip_reader
+from videoreasoner.training.recipe import Recipe
 from videoreasoner.video.patches import Patches, patchify
 
 
@@ -119,6 +120,25 @@ class ExampleMaker:
         return Example("", Row(id="dummy", video="none", question="."), "", 1.0, prompt, black)
 
 
+def example_maker(recipe: Recipe, checkpoint: Checkpoint, max_target_length: int | None) -> ExampleMaker:
+    """How the rows of a recipe become examples for a checkpoint.
+
+    Args:
+        max_target_length: see `ExampleMaker`.
+
+    Raises:
+        SettingError: the folder of the frame cache cannot be used.
+    """
+    return ExampleMaker(
+        checkpoint.encoder,
+        clip_reader(recipe, checkpoint),
+        recipe.row_fields,
+        recipe.max_length,
+        max_target_length,
+        checkpoint.tokens_per_second,
+    )
+
+
 def prefixes_and_targets(
     row: Row, tasks: RowFields, encoder: PromptEncoder, duration_s: float, max_target_length: int | None
 ) -> tuple[dict[Task, tuple[int, ...]], dict[Task, tuple[int, ...]]]:
@@ -130,7 +150,7 @@ def prefixes_and_targets(
     Raises:
         RowError: the row supports no task, its event lies outside the video, or a target is too long.
     """
-    supported = usable_tasks(row, tasks)
+    supported = row.usable_tasks(tasks)
     if not supported:
         raise RowError(f"supports none of the tasks {', '.join(tasks)}")
     if max_target_length is not None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videoreasoner.errors import RowError
+from videoreasoner.models.checkpoint import Checkpoint
 from videoreasoner.models.positions import ClipTokens, temporal_indices
 from videoreasoner.settings import Settings
 from videoreasoner.training.data.cache import ArrayCache
+from videoreasoner.training.recipe import Recipe
 from videoreasoner.video.isolated.file import DEFAULT_TIME_LIMIT_S, GuardedVideoFile
 from videoreasoner.video.patches import PatchSettings, resize, resized_size
 from videoreasoner.video.reader import VideoReader
@@ -118,6 +121,18 @@ class ClipReader:
             yield video
         finally:
             video.close()
+
+
+def clip_reader(recipe: Recipe, checkpoint: Checkpoint) -> ClipReader:
+    """Videos as a checkpoint looks at them, through the frame cache of a recipe if it has one.
+
+    Raises:
+        SettingError: the folder of the cache cannot be used.
+    """
+    cache = None
+    if recipe.frame_cache_dir is not None:
+        cache = ArrayCache(Path(recipe.frame_cache_dir), int(recipe.frame_cache_gb * 1e9))
+    return ClipReader(checkpoint.settings, checkpoint.patches, recipe.decode_time_limit_s, cache)
 
 
 class CachedVideo:

@@ -6,15 +6,15 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 from pydantic import ValidationError
 
-from videoreasoner.errors import MissingExtraError, RowError
-from videoreasoner.rows import Row, read_rows
-from videoreasoner.tasks import Task
-from videoreasoner.training.recipe import Source
+from videoreasoner.errors import MissingExtraError, RowError, TrainingError
+from videoreasoner.rows import Row, RowFields, read_rows
+from videoreasoner.tasks import Task, judged_by
+from videoreasoner.training.recipe import Recipe, Source
 from videoreasoner.utils.validation import explain
 
 
@@ -62,16 +62,6 @@ class Rows:
         return len(self.rows)
 
 
-RowFields = Mapping[Task, frozenset[Task]]
-"""Task -> the tasks of which a row needs one's field (see `Row.tasks`), so that it can be asked or judged."""
-
-
-def usable_tasks(row: Row, fields: RowFields) -> list[Task]:
-    """The tasks that a row can be asked. A row without any is not used."""
-    known = row.tasks()
-    return [task for task, needed in fields.items() if needed & known]
-
-
 def read_source(source: Source, fields: RowFields, video_root: str | None, number: int = 1) -> Rows:
     """Read a source. A row that is not valid, or that no task can use, is set aside.
 
@@ -102,7 +92,7 @@ def read_source(source: Source, fields: RowFields, video_root: str | None, numbe
         seen[row.id] += 1
         if seen[row.id] > 1:
             row = row.model_copy(update={"id": f"{row.id}#{seen[row.id]}"})
-        if not usable_tasks(row, fields):
+        if not row.usable_tasks(fields):
             skipped.append(Skipped(name, row.id, f"supports none of the tasks {', '.join(fields)}"))
             continue
         rows.append(row)
@@ -134,7 +124,7 @@ def read_sources(
         raise RowError(
             f"none of the {len(lost)} rows can be used; the first: {first.source}, {first.row}: {first.reason}"
         )
-    supported = {task for rows in read for row in rows.rows for task in usable_tasks(row, fields)}
+    supported = {task for rows in read for row in rows.rows for task in row.usable_tasks(fields)}
     idle = [str(task) for task in fields if task not in supported]
     if idle:
         names = ", ".join(rows.name for rows in read)
@@ -143,6 +133,74 @@ def read_sources(
             "or leave it out of tasks"
         )
     return read
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The rows of a run.
+
+    Attributes:
+        sources: rows to train on.
+        held_out: rows to sample outputs for.
+        skipped: rows of `sources` that cannot be used, as far as that is known before their videos are read.
+    """
+
+    sources: list[Rows]
+    held_out: list[Rows]
+    skipped: list[Skipped]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Source -> digest of its content; another digest means other data."""
+        return {rows.name: rows.digest for rows in self.sources}
+
+
+def read_data(recipe: Recipe) -> TrainingData:
+    """Read all rows of a recipe.
+
+    Raises:
+        RowError: as `read_sources`.
+        TrainingError: too many rows cannot be used.
+    """
+    sources = read_sources(recipe.data, recipe.row_fields, recipe.video_root)
+    skipped = [item for rows in sources for item in (*rows.skipped, *rows.absent)]
+    check_skipped(skipped, sources, recipe.max_skipped_fraction)
+    return TrainingData(sources, read_held_out(recipe), skipped)
+
+
+def held_out_fields(tasks: Sequence[Task]) -> RowFields:
+    """Task -> row fields, any one of which makes a held-out row usable. Key elements are parsed only: any field will
+    do."""
+    return {task: frozenset(Task if task is Task.KEY_ELEMENTS else {judged_by(task)}) for task in tasks}
+
+
+def read_held_out(recipe: Recipe, needs_videos: bool = True) -> list[Rows]:
+    """The rows that outputs are sampled for.
+
+    Raises:
+        RowError: a file of `eval_data` is missing, or no row can be used for one of the tasks.
+    """
+    if not recipe.eval_data:
+        return []
+    return read_sources(recipe.eval_data, held_out_fields(recipe.tasks), recipe.video_root, needs_videos)
+
+
+def check_skipped(skipped: Sequence[Skipped], sources: Sequence[Rows], limit: float) -> None:
+    """Stop when too many rows cannot be used.
+
+    Raises:
+        TrainingError: more than `limit` of all rows; the message says which sources, and the first reasons.
+    """
+    everything = sum(len(rows) + len(rows.skipped) for rows in sources)
+    if len(skipped) <= limit * everything:
+        return
+    by_source = Counter(item.source for item in skipped)
+    names = ", ".join(f"{count} of {source}" for source, count in by_source.most_common())
+    first = "; ".join(f"{item.row}: {item.reason}" for item in skipped[:3])
+    raise TrainingError(
+        f"{len(skipped)} of {everything} rows cannot be used ({names}), more than max_skipped_fraction {limit:g}; "
+        f"the first: {first}. Correct them, or raise the limit; skipped.jsonl lists those found while training"
+    )
 
 
 def _read(source: Source) -> Iterator[Row | RowError]:

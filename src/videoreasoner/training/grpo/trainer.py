@@ -89,7 +89,7 @@ class GrpoTrainer(TreeTrainer):
             recipe.num_generations, recipe.temperature, recipe.top_p, recipe.max_completion_length, recipe.seed
         )
         self.rollout_log = RolloutLog(recipe, run.folder, run.args)
-        self.alarm = ZeroRewardAlarm(recipe.alarm_steps, is_resumed=run.resume_from is not None)
+        self.alarm = ZeroRewardAlarm(recipe.alarm_steps, is_resumed=run.resume.checkpoint is not None)
         self.vision_learns = any(p.requires_grad for p in unwrapped(self.model).model.visual.parameters())
 
     def step_losses(self, batches: Sequence[ExampleBatch]) -> list[LossFunction | None]:

@@ -15,11 +15,10 @@ from videoreasoner.rows import Row
 from videoreasoner.training.data.examples import prefixes_and_targets, text_length
 from videoreasoner.training.data.frames import ClipReader, VideoFacts, plan_within, tokens_per_pair
 from videoreasoner.training.data.sampler import RowSampler, total_steps
-from videoreasoner.training.data.sources import Rows, Skipped, read_source, read_sources
+from videoreasoner.training.data.sources import Rows, Skipped, read_held_out, read_source, read_sources
 from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.planning.model import PlannedModel
 from videoreasoner.training.recipe import Recipe
-from videoreasoner.training.runtime.held_out import read_held_out
 from videoreasoner.video.sampling import PAIR
 
 # More rows would add nothing, and every video has to be opened.

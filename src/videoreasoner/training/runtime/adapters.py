@@ -1,4 +1,4 @@
-"""Low-rank adapters: around a model for training, and merged into it afterwards."""
+"""The model to train: loaded, quantised if the recipe says so, and with low-rank adapters around it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,47 @@ from typing import Any
 import torch
 
 from videoreasoner.errors import MissingExtraError, SettingError
-from videoreasoner.models.checkpoint import load_checkpoint, whole_weights
+from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint, whole_weights
 from videoreasoner.models.prompt_encoder import PromptEncoder
 from videoreasoner.tasks import EVENT_TOKENS
-from videoreasoner.training.recipe import Lora, Recipe
+from videoreasoner.training.recipe import SPLIT_TIED, Lora, Recipe
 
 UNQUANTISED = ("model.visual", "lm_head")
 """The names of modules that QLoRA does not quantise begin with one of these. They lose most and are smallest."""
+
+
+def load_model(recipe: Recipe) -> Checkpoint:
+    """The model that training starts from: on the CPU, from where transformers moves it; quantised, on its GPU.
+
+    Raises:
+        CheckpointError, SettingError, MissingExtraError: it cannot be loaded; the message says why.
+    """
+    if "training" in recipe.settings:
+        raise SettingError("settings.training: is written by training itself")
+    quantised = quantisation(recipe.lora)
+    return load_checkpoint(
+        recipe.model_name_or_path,
+        device="cpu" if quantised is None else f"cuda:{torch.cuda.current_device()}",
+        dtype=getattr(torch, recipe.dtype),
+        quantization_config=quantised,
+        **recipe.settings,
+    )
+
+
+def load_trained_model(recipe: Recipe, has_fsdp: bool) -> tuple[Checkpoint, Any]:
+    """The checkpoint that training starts from, and the model to train: the checkpoint's, or adapters around it.
+
+    Args:
+        has_fsdp: whether FSDP splits the weights.
+
+    Raises:
+        CheckpointError, SettingError, MissingExtraError: the recipe's model cannot be loaded or adapted here.
+    """
+    checkpoint = load_model(recipe)
+    if recipe.lora and has_fsdp and checkpoint.model.config.tie_word_embeddings:
+        raise SettingError(SPLIT_TIED)
+    checkpoint.model.model.visual.requires_grad_(not recipe.freeze_vision)
+    return checkpoint, add_adapters(checkpoint.model, recipe.lora, checkpoint.encoder, recipe.seed)
 
 
 def quantisation(lora: Lora | None) -> Any:

@@ -66,6 +66,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         args = TrainingArguments(output_dir=recipe.output_dir, **{**values, **_FIXED, **recipe.trainer})
     except (ValueError, TypeError, ImportError) as error:
         raise SettingError(f"the recipe cannot be run here: {error}") from error
+    check_launch(recipe, args)
     _check_names(args)
     if args.n_gpu > 1:
         # One process drives one GPU; transformers would split each batch over all of them instead.

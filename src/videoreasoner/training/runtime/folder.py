@@ -16,14 +16,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from videoreasoner.errors import TrainingError
+from videoreasoner.errors import SettingError, TrainingError
 from videoreasoner.training.data.sources import Skipped, skipped_lines
 from videoreasoner.training.recipe import FREE_FIELDS, Recipe
 from videoreasoner.utils.files import replacing
@@ -34,6 +35,23 @@ _FULL = "the disk is full"
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
 _DISK_CODES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE)
 _LOGS = ("metrics.jsonl", "skipped.jsonl", "samples.jsonl", "rollouts.jsonl")
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run resumes.
+
+    Attributes:
+        checkpoint: the folder to load; None: begin with the initial weights.
+        step: finished optimizer steps.
+        own_step: the step up to which the lines of the run's own logs are kept; -1: none are.
+        skipped: rows that the run set aside up to that step.
+    """
+
+    checkpoint: Path | None = None
+    step: int = 0
+    own_step: int = -1
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 class RunFolder:
@@ -72,8 +90,55 @@ class RunFolder:
                 "or --overwrite to start from the beginning"
             )
 
-    def claim(self, identity: dict[str, Any], overwrite: bool) -> None:
-        """Write run.json into the folder, which exists.
+    def prepare(self, identity: dict[str, Any], overwrite: bool, begins_from: Mapping[str, str | None]) -> None:
+        """Make the folder if it does not exist, and find out whether the run may use it. Nothing is written.
+
+        Args:
+            overwrite: the files of another run may be removed.
+            begins_from: name of the setting -> model or checkpoint that the run needs.
+
+        Raises:
+            SettingError: `overwrite` would remove what the run begins from.
+            TrainingError: the folder cannot be written, or it holds another run and `overwrite` is off.
+        """
+        if overwrite:
+            for name, value in begins_from.items():
+                if value and self.clears(Path(value)):
+                    raise SettingError(
+                        f"{name} {value}: is of output_dir, and --overwrite would remove it; give another output_dir"
+                    )
+        else:
+            self.check(identity)
+        self.make()
+
+    def resume_point(
+        self, given: str | None, overwrite: bool, max_steps: int, steps_per_rollout: int = 1
+    ) -> ResumePoint:
+        """Where the run resumes.
+
+        In this order:
+        1. the run's own last checkpoint: the same command resumes where it stopped;
+        2. `given`: a checkpoint of another folder, with its optimizer and its position in the data;
+        3. the initial weights.
+
+        Raises:
+            TrainingError: the given checkpoint holds no state of a run, leaves no step to take, or lies between two
+                updates on the same rows.
+        """
+        own = None if overwrite else self.last_checkpoint()
+        if own is not None:
+            step = _step(own)
+            _check_between(own, step, steps_per_rollout)
+            # Skips found before the run will be found again; keep those of the run up to the step where it resumes.
+            return ResumePoint(own, step, step, [item for item in self.read_skipped() if 0 < item.step <= step])
+        if given is None:
+            return ResumePoint()
+        step = _given_step(Path(given), max_steps)
+        _check_between(Path(given), step, steps_per_rollout)
+        return ResumePoint(Path(given), step)
+
+    def begin(self, identity: dict[str, Any], overwrite: bool, resume: ResumePoint, skipped: Sequence[Skipped]) -> None:
+        """Claim the folder for the run, and bring its files to the state of the step where the run resumes.
 
         Args:
             overwrite: first remove the files of another run.
@@ -89,6 +154,8 @@ class RunFolder:
                 temporary.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise _not_writable(self.path, error) from error
+        self._rewind(resume.own_step)
+        self.write_skipped(skipped)
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first. They are renamed when they are complete, so the name is enough."""
@@ -174,7 +241,7 @@ class RunFolder:
         if not os.access(self.path, os.W_OK):
             raise _not_writable(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
-    def rewind(self, step: int) -> None:
+    def _rewind(self, step: int) -> None:
         """Remove the lines of steps after `step` from the logs, because these steps will be repeated."""
         for name in ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl"):
             path = self.path / name
@@ -261,6 +328,30 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _check_between(checkpoint: Path, step: int, steps_per_rollout: int) -> None:
+    if step % steps_per_rollout:
+        raise TrainingError(
+            f"{checkpoint}: is between two of the {steps_per_rollout} updates on a batch (num_iterations); "
+            "give a checkpoint whose step is a multiple of it"
+        )
+
+
+def _given_step(checkpoint: Path, max_steps: int) -> int:
+    state = checkpoint / "trainer_state.json"
+    if not state.is_file():
+        raise TrainingError(
+            f"resume_from_checkpoint {checkpoint}: holds no trainer_state.json; give a checkpoint-N folder of a run, "
+            "or use the folder as model_name_or_path to begin from its weights"
+        )
+    step = int(json.loads(state.read_text(encoding="utf-8"))["global_step"])
+    if step >= max_steps:
+        raise TrainingError(
+            f"resume_from_checkpoint {checkpoint}: stands at step {step}, and this run ends at step {max_steps}; raise "
+            "max_steps, or use the folder as model_name_or_path to begin from its weights"
+        )
+    return step
 
 
 def _step(path: Path) -> int:

@@ -22,10 +22,9 @@ from videoreasoner.models.tree_batch import encode_clip
 from videoreasoner.models.tree_decoder import Leaf, TreeDecoder
 from videoreasoner.rows import Row
 from videoreasoner.scoring import score_completion
-from videoreasoner.tasks import Task, judged_by
+from videoreasoner.tasks import Task
 from videoreasoner.training.data.examples import Example, ExampleMaker
-from videoreasoner.training.data.sources import RowFields, Rows, read_sources
-from videoreasoner.training.recipe import Recipe
+from videoreasoner.training.data.sources import Rows, held_out_fields
 from videoreasoner.training.runtime.trainer import TreeTrainer
 
 
@@ -43,23 +42,6 @@ class HeldOutSample:
     text: str
     is_parsed: bool
     score: float | None
-
-
-def sampled_fields(tasks: Sequence[Task]) -> RowFields:
-    """Task -> row fields, any one of which makes a held-out row usable. Key elements are parsed only: any field will
-    do."""
-    return {task: frozenset(Task if task is Task.KEY_ELEMENTS else {judged_by(task)}) for task in tasks}
-
-
-def read_held_out(recipe: Recipe, needs_videos: bool = True) -> list[Rows]:
-    """The rows that outputs are sampled for.
-
-    Raises:
-        RowError: a file of `eval_data` is missing, or no row can be used for one of the tasks.
-    """
-    if not recipe.eval_data:
-        return []
-    return read_sources(recipe.eval_data, sampled_fields(recipe.tasks), recipe.video_root, needs_videos)
 
 
 def sample_outputs(checkpoint: Checkpoint, model: Any, example: Example) -> list[HeldOutSample]:
@@ -149,7 +131,7 @@ class HeldOutSampler(TrainerCallback):
         if self._examples is None:
             recipe, args = self.run.recipe, self.run.args
             rows = [(rows, row) for rows in self.run.held_out for row in rows.rows]
-            maker = replace(self.run.dataset.maker, tasks=sampled_fields(recipe.tasks), max_target_length=None)
+            maker = replace(self.run.dataset.maker, tasks=held_out_fields(recipe.tasks), max_target_length=None)
             wanted = len(range(args.process_index, recipe.eval_rows, args.world_size))
             mine = rows[args.process_index :: args.world_size]
             self._examples = list(islice(_usable(maker, mine), wanted))

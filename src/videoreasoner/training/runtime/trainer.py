@@ -14,7 +14,7 @@ adapt it to transformers' loop and add:
 from __future__ import annotations
 
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -30,9 +30,9 @@ from videoreasoner.errors import TrainingError
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint, save_companions
 from videoreasoner.settings import Settings
 from videoreasoner.training.data.dataset import ExampleBatch, RowDataset
-from videoreasoner.training.data.sources import Rows, Skipped
+from videoreasoner.training.data.sources import Rows, Skipped, check_skipped
 from videoreasoner.training.recipe import Recipe
-from videoreasoner.training.runtime.folder import RunFolder
+from videoreasoner.training.runtime.folder import ResumePoint, RunFolder
 from videoreasoner.training.runtime.metrics_file import peak_memory_gb
 from videoreasoner.training.runtime.model_card import model_card
 from videoreasoner.utils.stopwatch import Stopwatch, device_wait
@@ -56,7 +56,7 @@ class TrainingRun:
         held_out: rows to sample outputs for.
         dataset: the row stream.
         skipped: rows set aside so far.
-        resume_from: the checkpoint folder to resume from.
+        resume: where the run resumes.
         step_rows: rows of the stream for each optimizer step; a fraction where several steps share their rows.
         steps_per_rollout: optimizer steps that learn from the same rows; 1 except in GRPO with `num_iterations` > 1.
     """
@@ -72,7 +72,7 @@ class TrainingRun:
     held_out: list[Rows]
     dataset: RowDataset
     skipped: list[Skipped]
-    resume_from: Path | None
+    resume: ResumePoint
     step_rows: float
     steps_per_rollout: int = 1
 
@@ -310,21 +310,3 @@ class TreeTrainer(Trainer):
         save_companions(folder, run.checkpoint.encoder.tokenizer, run.settings, run.checkpoint.patches)
         card = model_card(run.recipe, run.sources, list(self._skipped.values()), self.state.log_history)
         (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def check_skipped(skipped: list[Skipped], sources: list[Rows], limit: float) -> None:
-    """Stop when too many rows cannot be used.
-
-    Raises:
-        TrainingError: more than `limit` of all rows; the message says which sources, and the first reasons.
-    """
-    everything = sum(len(rows) + len(rows.skipped) for rows in sources)
-    if len(skipped) <= limit * everything:
-        return
-    by_source = Counter(item.source for item in skipped)
-    names = ", ".join(f"{count} of {source}" for source, count in by_source.most_common())
-    first = "; ".join(f"{item.row}: {item.reason}" for item in skipped[:3])
-    raise TrainingError(
-        f"{len(skipped)} of {everything} rows cannot be used ({names}), more than max_skipped_fraction {limit:g}; "
-        f"the first: {first}. Mend them, or raise the limit; what was found while training is in skipped.jsonl"
-    )
