@@ -16,10 +16,10 @@ help:
 	@echo "make test-vllm  trained folders in stock vLLM, in .venv-vllm (installs up to 7 GB; about ten minutes)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make docs       the documentation site in out/site, and docs/cli.md from --help"
-	@echo "make bench      the figures of docs/tiny-model.md, measured again (about 15 minutes)"
+	@echo "make bench      the numbers of docs/tiny-model.md, measured again (about 15 minutes)"
 	@echo "make reproduce        the method at small scale, claim by claim: docs/reproduction.md (45 minutes a seed on two cores; SEEDS=3)"
 	@echo "make reproduce-smoke  the same on a handful of rows (two minutes); part of make test"
-	@echo "make tiny       train the shipped checkpoints from nothing (about two and a half hours on two cores)"
+	@echo "make tiny       train the shipped checkpoints from scratch (about two and a half hours on two cores)"
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; takes a few minutes) ..."
@@ -63,7 +63,7 @@ test-vllm: $(VLLM_BIN)/.ready
 	VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=ERROR HF_HUB_OFFLINE=1 \
 	  $(VLLM_BIN)/python -m pytest tests/vllm
 
-# Beside .venv and not in it, because accelerate acts otherwise where DeepSpeed is installed.
+# Not in .venv, because accelerate behaves differently when DeepSpeed is installed.
 SPLIT := .deepspeed
 $(SPLIT)/.ready: $(READY)
 	@rm -rf $(SPLIT)
@@ -84,7 +84,7 @@ bench: $(READY)
 reproduce: $(READY)
 	$(BIN)/python -m experiments.reproduction --recipe experiments/recipes/reproduce.yaml --seeds $(SEEDS) --jobs $(JOBS)
 
-# From nothing, so that all of it is run.
+# In an empty folder, so that every command is run.
 reproduce-smoke: $(READY)
 	@rm -rf out/reproduce-smoke
 	$(BIN)/python -m experiments.reproduction --recipe experiments/recipes/smoke.yaml --jobs $(JOBS)

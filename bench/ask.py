@@ -1,17 +1,16 @@
-"""What a question costs: `direct`, `focus`, and the pipeline written the naive way, on one video in one run.
+"""What a question costs: `direct`, `focus`, and a naive version of the pipeline, on one video in one run.
 
     python bench/ask.py --out out/bench-ask [--repeats 3] [--minutes 2] [--device cuda --shape 7b]
 
-The model has random weights; what it writes is noise, but how long it takes is not. All branches write the same
-number of tokens in every arm, and the naive arm looks at the frames that `focus` chose, so only the way of doing it
-differs:
+The model has random weights. Its text means nothing, but its times do. All tasks write the same number of tokens in
+every variant, and the naive variant gets the frames that `focus` chose, so only the way of computing differs:
 
     naive    three passes with transformers' `generate`: event, key elements, answer; each decodes its frames, encodes
              them and prefills its prompt from nothing, and retrieval decodes the video once more
     focus    `Reasoner.ask(mode="focus")`
     direct   `Reasoner.ask(mode="direct")`, the same frame budget
 
-Arms take turns, and medians are compared. Peak memory is that of a process of its own for each arm.
+The variants take turns, and medians are compared. Peak memory is measured in a separate process for each variant.
 """
 
 from __future__ import annotations
@@ -139,14 +138,14 @@ def _split(model: Any, watch: Stopwatch) -> Iterator[None]:
 
 
 def never_ends(reasoner: Reasoner) -> None:
-    """Zero the end tokens' rows: random logits beat a 0, so every branch writes its full length."""
+    """Zero the end tokens' rows: random logits beat a 0, so every completion has its full length."""
     checkpoint = reasoner.engine.checkpoint  # type: ignore[attr-defined]
     with torch.no_grad():
         checkpoint.model.get_output_embeddings().weight[list(checkpoint.end_ids)] = 0
 
 
 class Bench:
-    """A video, a random model and a random text-image encoder, and the arms on them."""
+    """A video, a random model and a random text-image encoder, and the variants on them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         out: Path = options.out
@@ -174,31 +173,31 @@ class Bench:
     def focused(self) -> Answer:
         return self.reasoner.ask(self.video_file, QUESTION, OPTIONS)
 
-    def run(self, arm: str) -> dict[str, float]:
-        """Seconds by stage, and in all."""
+    def run(self, variant: str) -> dict[str, float]:
+        """Seconds of each stage, and of all together as "total"."""
         started = time.perf_counter()
-        if arm == "naive":
+        if variant == "naive":
             seconds = self.naive.ask(self.focused)
-        elif arm.startswith("ten"):
+        elif variant.startswith("ten"):
             queries = [Query(f"{number}. {QUESTION}", OPTIONS) for number in range(10)]
-            answers = self.reasoner.ask_many(self.video_file, queries, arm.split()[-1])
+            answers = self.reasoner.ask_many(self.video_file, queries, variant.split()[-1])
             seconds = defaultdict(float)
             for answer in answers:
                 for stage in STAGES:
                     seconds[stage] += answer.timing.get(stage, 0.0)
         else:
-            seconds = dict(self.reasoner.ask(self.video_file, QUESTION, OPTIONS, arm).timing)
+            seconds = dict(self.reasoner.ask(self.video_file, QUESTION, OPTIONS, variant).timing)
         return {**seconds, "total": time.perf_counter() - started}
 
 
-ARMS = ("direct", "focus", "naive", "ten direct", "ten focus")
+VARIANTS = ("direct", "focus", "naive", "ten direct", "ten focus")
 
 
-def peak_memory(options: argparse.Namespace, arm: str) -> float:
+def peak_memory(options: argparse.Namespace, variant: str) -> float:
     """GB that one question takes at most, in a process of its own."""
     arguments = [f"--{k.replace('_', '-')}={v}" for k, v in vars(options).items() if v is not None and k != "memory"]
     printed = subprocess.run(
-        [sys.executable, __file__, *arguments, f"--memory={arm}"], check=True, capture_output=True, text=True
+        [sys.executable, __file__, *arguments, f"--memory={variant}"], check=True, capture_output=True, text=True
     ).stdout
     return float(json.loads(printed.splitlines()[-1]))
 
@@ -213,7 +212,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sparse-seek", default="exact")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory", choices=ARMS, help="print the peak memory of one arm and nothing else")
+    parser.add_argument("--memory", choices=VARIANTS, help="print the peak memory of one variant and nothing else")
     options = parser.parse_args()
     bench = Bench(options)
     if options.memory:
@@ -223,23 +222,25 @@ def main() -> None:
         else:
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
         return
-    # Before anything is timed: the first arm should not pay for what is loaded on first use.
+    # Before anything is timed: the first variant should not pay for what is loaded on first use.
     frames = len(bench.focused.frames)
     runs: dict[str, list[dict[str, float]]] = defaultdict(list)
     for repeat in range(options.repeats):
-        for arm in ARMS:
-            runs[arm].append(bench.run(arm))
-            print(f"{repeat + 1}/{options.repeats} {arm}: {runs[arm][-1]['total']:.2f} s", file=sys.stderr, flush=True)
+        for variant in VARIANTS:
+            runs[variant].append(bench.run(variant))
+            total = runs[variant][-1]["total"]
+            print(f"{repeat + 1}/{options.repeats} {variant}: {total:.2f} s", file=sys.stderr, flush=True)
     parameters = sum(p.numel() for p in bench.naive.checkpoint.model.parameters())
     print(f"{parameters / 1e6:.0f} M parameters, {frames} frames, video of {options.minutes} min")
-    print(f"| arm | {' | '.join(STAGES)} | total | x direct | peak memory |")
+    print(f"| variant | {' | '.join(STAGES)} | total | x direct | peak memory |")
     print("|---|" + "---:|" * (len(STAGES) + 3))
     direct = median(run["total"] for run in runs["direct"])
-    for arm in ARMS:
-        middle = {stage: median(run.get(stage, 0.0) for run in runs[arm]) for stage in (*STAGES, "total")}
+    for variant in VARIANTS:
+        middle = {stage: median(run.get(stage, 0.0) for run in runs[variant]) for stage in (*STAGES, "total")}
         cells = " | ".join(f"{middle[stage]:.2f} s" for stage in (*STAGES, "total"))
-        print(f"| {arm} | {cells} | {middle['total'] / direct:.2f} | {peak_memory(options, arm):.2f} GB |", flush=True)
-    focus, naive = (median(run["total"] for run in runs[arm]) for arm in ("focus", "naive"))
+        cells += f" | {middle['total'] / direct:.2f} | {peak_memory(options, variant):.2f} GB"
+        print(f"| {variant} | {cells} |", flush=True)
+    focus, naive = (median(run["total"] for run in runs[variant]) for variant in ("focus", "naive"))
     print(f"\nfocus / direct {focus / direct:.2f}, naive / focus {naive / focus:.2f}")
 
 

@@ -1,4 +1,4 @@
-"""Videos for measuring decoders: a camera that pans over a detailed scene in which things move, with grain and cuts.
+"""Videos for measuring decoders: a camera pans over a detailed scene with moving objects, grain and cuts.
 
 The cost of decoding depends on the content: a constant picture would make every decoder look fast. A 720p H.264 video
 of this takes about 3 Mbit/s, as footage does. Every picture carries its number, so that a frame that was not asked for
@@ -72,7 +72,7 @@ def _repeat(minute: Path, path: Path, times: int) -> None:
         for turn in range(times):
             with av.open(str(minute)) as source:
                 original = source.streams.video[0]
-                # Opaque: as it is, with no encoder of that name needed.
+                # Opaque: packets are copied, and no encoder of that name is needed.
                 stream = stream or container.add_stream_from_template(original, opaque=True)
                 shift = round(turn * MINUTE_S / (original.time_base or 1))
                 for packet in source.demux(original):

@@ -3,11 +3,11 @@
     python bench/grpo.py --out out/bench-grpo --trl-python TRL/bin/python
 
 Each variant runs in its own process and trains the same random Qwen2-VL for a few steps on one query a step with two
-tasks, fp32 on the CPU, one thread unless told otherwise. The first step warms up; figures are medians of the others.
+tasks, fp32 on the CPU, one thread unless told otherwise. The first step warms up; times are medians of the others.
 TRL's GRPOTrainer knows no video, so it gets half as many images, which makes as many visual tokens; it needs an
 environment of its own with trl==1.16.0, and is left out without --trl-python.
 
-The table also times what a step cannot do without (`bound`): one prefill of the trunk, one forward and backward pass
+The table also times the work that every step needs (`bound`): one prefill of the trunk, one forward and backward pass
 over it, and one forward pass of the reference. "Beyond states" is peak memory without libraries, weights (the
 reference's too), gradients and the optimizer's moments: those are the same in every variant.
 """
@@ -256,20 +256,20 @@ def _states_gb(model: Any, case: Case) -> float:
 
 
 def child(text: str) -> None:
-    """One case, in this process; the last line of its output is the figures."""
+    """One case, in this process; the last line of its output holds the measurements as JSON."""
     content = json.loads(text)
     checkpoint, work = Path(content.pop("checkpoint")), Path(content.pop("work"))
     case = Case(**content)
-    figures = (run_trl if case.variant == "trl" else run_ours)(case, checkpoint, work)
-    print(json.dumps(figures))
+    metrics = (run_trl if case.variant == "trl" else run_ours)(case, checkpoint, work)
+    print(json.dumps(metrics))
 
 
 def measure(case: Case, checkpoint: Path, work: Path, python: str, given_back: bool) -> dict[str, Any]:
-    """The figures of one case, or why there are none.
+    """The measurements of one case, or why there are none.
 
     Args:
-        given_back: every larger tensor lies in a mapping of its own, given back when it goes: what is measured is what
-            is in use, and not how the C library keeps free memory. Steps take longer for it.
+        given_back: the C library returns the memory of every larger tensor when it is freed, so that only memory in use
+            is measured. Steps take longer then.
     """
     content = json.dumps({**asdict(case), "checkpoint": str(checkpoint.resolve()), "work": str(work.resolve())})
     done = subprocess.run(
@@ -285,8 +285,8 @@ def measure(case: Case, checkpoint: Path, work: Path, python: str, given_back: b
     )
     if done.returncode:
         return {**asdict(case), "failed": done.stderr.strip().splitlines()[-1:]}
-    figures = json.loads(done.stdout.strip().splitlines()[-1])
-    return {**asdict(case), **figures, "beyond_gb": figures["peak_gb"] - figures["states_gb"]}
+    metrics = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**asdict(case), **metrics, "beyond_gb": metrics["peak_gb"] - metrics["states_gb"]}
 
 
 def cases() -> list[Case]:
@@ -326,8 +326,8 @@ def table(results: list[dict[str, Any]]) -> str:
             lines.append(f"{head} failed: {' '.join(result['failed'])} |")
             continue
         own = tree.get(_shape(result))
-        figures = ("rollout", "reference", "update", "step", "peak_gb", "beyond_gb")
-        parts = [f"{result[n]:.2f}" if n in result else "-" for n in figures]
+        metrics = ("rollout", "reference", "update", "step", "peak_gb", "beyond_gb")
+        parts = [f"{result[n]:.2f}" if n in result else "-" for n in metrics]
         ratios = [f"{result[n] / own[n]:.1f}" if own else "-" for n in ("step", "peak_gb", "beyond_gb")]
         bound = f"{result['step'] / result['bound']:.2f}" if "bound" in result else "-"
         lines.append(f"{head} {' | '.join(parts + ratios + [bound])} |")

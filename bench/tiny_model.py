@@ -1,10 +1,10 @@
-"""The figures of docs/tiny-model.md: the shipped checkpoints on held-out videos, through `videoreasoner eval`.
+"""The numbers of docs/tiny-model.md: the shipped checkpoints on held-out videos, through `videoreasoner eval`.
 
     python bench/tiny_model.py --out out/tiny-model [--videos 500] [--model tiny] [--workers 2]
 
 Videos of held-out combinations, from a seed that nothing was tuned on; one plain and one detail question about each, in
-both modes; then without the text-image encoder, and the base model, which has never seen the tasks. A killed run goes
-on where it stopped.
+both modes; then without the text-image encoder, and the base model, which has never seen the tasks. The same
+command continues a killed run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from videoreasoner.benchmarks.compare import compare
 from videoreasoner.benchmarks.runner import BenchmarkRun, load_run
 from videoreasoner.utils.intervals import Estimate
 
-# Not the default of `eval`: that one is looked at every day.
+# Not the default of `eval`, which is used during development.
 SEED = 20_261_125
 
 

@@ -3,8 +3,8 @@
     python bench/train_tree.py [--repeats 5] [--threads 1] [--frames 16 32 64]
 
 Random Qwen2-VL of about 28 M parameters, videos of the synthetic world, three tasks a row, float32. The two ways take
-turns in one process, so that other load meets both; the figures are medians. Memory is the peak of a process of its own
-over what it held before the model was made, in three variants.
+turns in one process, so that other load affects both; times are medians. Memory is the peak of a separate process above
+what it held before the model was made, in three variants.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for frames in options.frames:
             compare(Path(name), frames, options.repeats)
-        # Every larger tensor in a mapping of its own, given back when it goes: what is measured is what is in use, and
-        # not how the C library keeps free memory.
+        # The C library then returns the memory of every larger tensor when it is freed, so that only memory in use is
+        # measured.
         os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"
         context = multiprocessing.get_context("spawn")
         for number, (rows, recomputes) in enumerate([(1, False), (1, True), (3, True)]):

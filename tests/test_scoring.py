@@ -16,7 +16,7 @@ def row(**fields) -> Row:
 
 
 def test_a_perfect_answer_to_an_event_that_ends_behind_the_video_scores_one() -> None:
-    """The event [50, 70] of a video of 60 s: nobody can state more than [50, 60]."""
+    """The event [50, 70] of a video of 60 s: no answer can reach beyond [50, 60]."""
     asked = row(event=[50.0, 70.0])
     assert reference_events(asked, 60.0) == [Span(50.0, 60.0)]
     perfect = event_text(Span(48.0, 60.0), 60.0)

@@ -39,12 +39,12 @@ class MissingExtraError(VideoReasonerError):
 
 
 class RewardError(VideoReasonerError):
-    """A reward function that fails, or gives something that is no reward."""
+    """A reward function that fails, or returns something that is not a reward."""
 
 
 class TrainingError(VideoReasonerError):
-    """A training run that cannot start in its folder, or cannot go on."""
+    """A training run that cannot start in its folder, or cannot continue."""
 
 
 class EvaluationError(VideoReasonerError):
-    """A run of a benchmark that cannot start in its folder, go on, or be compared with another."""
+    """A run of a benchmark that cannot start in its folder, continue, or be compared with another."""

@@ -59,7 +59,7 @@ def score_completion(row: Reference, task: Task, text: str, duration_s: float) -
 
     An event is compared with the reference spans limited to the video (temporal IoU, as the paper's IoU reward). An
     answer is read in the form of the reference: as the letter or the words of an option, as a number (relative
-    tolerance 1e-6), or as text without case, punctuation and a leading article. Of a thought, the answer behind the
+    tolerance 1e-6), or as text without case, punctuation and a leading article. For a thought, the answer after the
     reasoning is read in the same way. Key elements are only parsed, since no single list of words is the right one.
 
     Args:

@@ -1,9 +1,9 @@
-"""The tasks: what each is asked to write, and how what it wrote is read back.
+"""The tasks: what the model is to write for each, and how that text is parsed.
 
 Event grounding predicts shares of the video with two decimals between two special tokens; key
 elements are a comma list; the answer is a letter or the option's words (paper, section "Multi-task
-Cold-start SFT"). Thinking, reasoning as text before the answer, is the yardstick that the paper
-argues against (Video-R1, arXiv 2503.21776).
+Cold-start SFT"). Thinking means reasoning as text before the answer. It is the alternative that the
+paper compares with and argues against (Video-R1, arXiv 2503.21776).
 """
 
 from __future__ import annotations
@@ -42,16 +42,15 @@ class Task(StrEnum):
 
 
 def judged_by(task: Task) -> Task:
-    """The task whose field of a row says whether a completion is right: a thought is as good as its answer."""
+    """The task whose field of a row says whether a completion is right. A thought is judged by its answer."""
     return Task.ANSWER if task is Task.THINK else task
 
 
 def event_text(span: Span, duration_s: float) -> str:
     """The event as the model writes it: `<|event_start|>[0.12, 0.47]<|event_end|>`.
 
-    An event too short for two decimals becomes the hundredth of the video that holds its middle: an
-    empty interval could not be read back, and teaching one would teach an answer that scores
-    nothing.
+    An event too short for two decimals becomes the hundredth of the video that holds its middle. An
+    empty interval cannot be parsed, so a model trained on it would learn to write events that score 0.
     """
     start, end = span.as_ratios(duration_s)
     start_text, end_text = f"{start:.2f}", f"{end:.2f}"

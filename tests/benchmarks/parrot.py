@@ -64,7 +64,7 @@ class Sleeper(Parrot):
     def load(self) -> Reasoner:
         (self.folder / f"{os.getpid()}.pid").touch()
         time.sleep(3600)
-        raise AssertionError("nobody waits that long")
+        raise AssertionError("the test should have stopped this worker")
 
 
 @dataclass(frozen=True)

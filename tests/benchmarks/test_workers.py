@@ -43,7 +43,7 @@ class Dying(Parrot):
         raise SystemExit(7)
 
 
-def test_what_happens_to_a_worker_is_told(benchmark: ParrotBenchmark, tmp_path: Path) -> None:
+def test_the_end_of_a_worker_is_reported(benchmark: ParrotBenchmark, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="buy one"):
         run_benchmark(benchmark, Absent(), tmp_path / "a", workers=2)
     with pytest.raises(EvaluationError, match=r"worker ended with exit code 7.*fewer --workers"):

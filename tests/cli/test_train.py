@@ -55,7 +55,7 @@ def test_a_dry_run_writes_nothing(recipe: Path, capsys: pytest.CaptureFixture[st
     assert sorted(recipe.parent.rglob("*")) == before
 
 
-def test_only_a_dry_run_goes_on_without_data(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_a_dry_run_continues_without_data(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, recipe, "--dry-run", "--set", "data.0.path=/none.jsonl")
     assert code == 0, err
     assert "NOT HERE: /none.jsonl; a real start stops there" in out

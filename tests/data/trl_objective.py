@@ -94,7 +94,7 @@ def main():
     rewards = torch.rand(3 * GROUP, 2).round(decimals=1)
     rewards[:GROUP, 1] = torch.nan  # the first group's task has one reward
     rewards[GROUP : 2 * GROUP] = 0.3  # the second group's rewards are all equal
-    rewards[2 * GROUP] = torch.nan  # nobody scores this completion
+    rewards[2 * GROUP] = torch.nan  # no reward function scores this completion
     scaled = {name: advantages(rewards, name).tolist() for name in ("group", "none")}
 
     lengths = torch.tensor([9, 1, 4, 7, 2, 0])  # the last one is truncated and masked

@@ -24,8 +24,8 @@ from videoreasoner.video.pyav.file import VideoFile
 from videoreasoner.video.sampling import focus_plan, uniform_plan
 
 DURATION_S = 12.0
-UNREADABLE = "the event branch wrote no readable interval"
-NAMELESS = "the key-element branch named nothing"
+UNREADABLE = "no readable interval was written for the event"
+NAMELESS = "no key element was named"
 UNUSABLE = "nothing usable was located, so the frames stay evenly spread"
 
 

@@ -49,7 +49,7 @@ def test_each_tree_writes_what_it_writes_alone(cases: list[Case]) -> None:
 
 
 def test_each_tree_grows_by_itself(cases: list[Case]) -> None:
-    """Nodes for some trees now and for others later leave gaps in the cache, which nobody sees."""
+    """Nodes for some trees now and for others later leave gaps in the cache, which no token sees."""
     together = decoder_of(cases)
     together.add([nodes_of(ASKED[0]), [], []])
     together.add([[], nodes_of(ASKED[1]), nodes_of(ASKED[2])])

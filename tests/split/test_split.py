@@ -21,7 +21,7 @@ from tests.training.toy import make_data, make_model, recipe_content, write_reci
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ["zero2", "zero3", "fsdp2"]
-FIGURES = ("loss", "grad_norm", "rows", "tokens", "learning_rate")
+METRICS = ("loss", "grad_norm", "rows", "tokens", "learning_rate")
 ADAPTERS = {"lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}}
 
 pytest.importorskip("deepspeed", reason="make test-split installs it")
@@ -72,8 +72,8 @@ def train(folder: Path, out: Path, profile: str, kind: str = "cold-start", **cha
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def figures(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
-    return [{name: line[name] for name in FIGURES} for line in lines]
+def metrics(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
+    return [{name: line[name] for name in METRICS} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,9 @@ def whole(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_split_weights_train_as_whole_ones_and_go_on(folder: Path, tmp_path: Path, whole: Any, profile: str) -> None:
+def test_split_weights_train_and_resume_as_whole_ones(folder: Path, tmp_path: Path, whole: Any, profile: str) -> None:
     lines = train(folder, out := tmp_path / "out", profile)
-    for mine, theirs in zip(figures(lines), figures(whole), strict=True):
+    for mine, theirs in zip(metrics(lines), metrics(whole), strict=True):
         assert mine == pytest.approx(theirs, rel=0.2)
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.01)
         assert (mine["rows"], mine["tokens"]) == (theirs["rows"], theirs["tokens"])
@@ -97,7 +97,7 @@ def test_split_weights_train_as_whole_ones_and_go_on(folder: Path, tmp_path: Pat
 
     shutil.rmtree(out / "checkpoint-4")
     (out / "config.json").unlink()
-    assert figures(train(folder, out, profile)) == figures(lines)
+    assert metrics(train(folder, out, profile)) == metrics(lines)
     again = load_file(out / "model.safetensors")
     assert all(torch.equal(weight, again[name]) for name, weight in ours.items())
 
@@ -113,7 +113,7 @@ def test_adapters(folder: Path, tmp_path: Path, profile: str) -> None:
     changes = {**ADAPTERS, "model_name_or_path": str(folder / "untied"), "max_steps": 2}
     whole = train(folder, tmp_path / "whole", "whole", **changes)
     lines = train(folder, out := tmp_path / profile, profile, **changes)
-    for mine, theirs in zip(figures(lines), figures(whole), strict=True):
+    for mine, theirs in zip(metrics(lines), metrics(whole), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.01)
     ours, expected = load_file(out / "model.safetensors"), load_file(tmp_path / "whole" / "model.safetensors")
     assert ours.keys() == expected.keys()
@@ -121,7 +121,7 @@ def test_adapters(folder: Path, tmp_path: Path, profile: str) -> None:
 
 
 def test_grpo_on_split_gradients(folder: Path, tmp_path: Path) -> None:
-    """With a step that teaches nothing: the schedule goes on, and the weights stay. Held-out rows are sampled."""
+    """In a step without advantages the schedule continues and the weights stay. Held-out rows are sampled."""
     rewards = tmp_path / "rewards.py"
     rewards.write_text(
         "calls = []\n"
@@ -153,7 +153,7 @@ def test_grpo_on_split_gradients(folder: Path, tmp_path: Path) -> None:
         ("zero3", "grpo", {}, "GRPO samples from whole weights"),
     ],
 )
-def test_what_cannot_be_split_is_said_before_anything_is_claimed(
+def test_weights_that_cannot_be_split_are_refused_before_the_folder_is_claimed(
     folder: Path, tmp_path: Path, profile: str, kind: str, changes: dict[str, Any], message: str
 ) -> None:
     code, said = launch(folder, tmp_path / "out", profile, kind, **changes)

@@ -253,7 +253,7 @@ def test_an_interrupted_set_is_resumed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         make_videos(tmp_path, 2, TINY, ["plain"], progress=stop)
     assert not (tmp_path / "plain.jsonl").exists()
-    # A set that was never finished keeps nobody from a smaller one.
+    # A set that was never finished does not prevent a smaller one.
     assert json.loads((tmp_path / "settings.json").read_text())["videos"] == 0
     before = (tmp_path / "videos/00000.mp4").stat().st_mtime_ns
     assert len(make_videos(tmp_path, 2, TINY, ["plain"])) == 2

@@ -70,7 +70,7 @@ class LocalCandidate:
     def load(self) -> Reasoner:
         """See `Reasoner.from_pretrained`; sets the number of torch's threads."""
         torch.set_num_threads(self.threads)
-        # In whichever process this is: stderr is for our messages.
+        # Also in worker processes: stderr is for our messages.
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         return Reasoner.from_pretrained(self.model, device=self.device, constrain_event=False, **self.settings)

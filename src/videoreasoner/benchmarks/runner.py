@@ -2,7 +2,7 @@
 
 A run is a folder:
 
-    run.json         what is asked of what: benchmark, mode, hashes, settings; a folder holds one run
+    run.json         benchmark, model, mode, hashes and settings; a folder holds one run
     answers.jsonl    the answers with all evidence, as they come
     results.jsonl    one line for each question: what was answered, parsed and scored, and what it cost
     summary.json     metrics with intervals, hashes, versions, machine, command
@@ -77,9 +77,9 @@ def run_benchmark(
 ) -> BenchmarkRun:
     """Ask a candidate a benchmark's questions and score the answers.
 
-    Called again for the same run, it asks only what is missing, and loads nothing when nothing is. Answers, scores and
-    intervals do not depend on `workers` or the order of rows. Times do, and so does which question of a video is
-    charged for work that they share.
+    Called again for the same run, it asks only the questions without an answer, and loads no model when there are
+    none. Answers, scores and intervals do not depend on `workers` or the order of rows. Times do, and so does which
+    question of a video is charged for work that they share.
 
     Args:
         benchmark: the questions.
@@ -159,7 +159,7 @@ def load_run(folder: Path) -> BenchmarkRun:
 
 
 def _ordered_rows(benchmark: Benchmark) -> list[Row]:
-    """The questions in one order, whatever that of the rows, because resampling for the intervals depends on it."""
+    """The questions in a fixed order, because resampling for the intervals depends on the order."""
     rows = sorted(benchmark.rows, key=lambda row: (row.video, row.id))
     if not rows:
         raise EvaluationError(
@@ -190,9 +190,9 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _claim_folder(out: Path, identity: dict[str, Any]) -> None:
-    """Write down whose folder this is, after checking that it is free or holds this very run."""
+    """Write the identity of the run into the folder, after checking that it is free or holds the same run."""
     path = out / RUN_FILE
-    # As it looks after a round trip through JSON, because that is what it is compared with.
+    # Converted to JSON and back, because it is compared with values that were read from JSON.
     wanted = json.loads(json.dumps(identity))
     if path.exists():
         try:
@@ -239,7 +239,7 @@ def _finish(
 
 
 def _origin(command: list[str], workers: int) -> dict[str, Any]:
-    """How the answers came about, as far as times may depend on it."""
+    """Versions, machine and command, on which times may depend."""
     return {
         "versions": {**{name: version(name) for name in _PACKAGES}, "python": platform.python_version()},
         "machine": {

@@ -21,8 +21,8 @@ def written_answer(row: Row, answer: Mapping[str, Any]) -> Score:
 def answer_scores(row: Row, answer: Mapping[str, Any]) -> dict[str, float]:
     """Whether the answer is right. Empty without a true answer.
 
-    `answer`: with options, the option with the highest probability is right. It is read from no text, so it is always
-    there, except in mode `think`, where no option is scored and `answer` is what was written, as without options.
+    `answer`: with options, the option with the highest probability is right. It does not depend on parsing, so it
+    always exists. In mode `think` no option is scored, so `answer` is the written answer, as without options.
     `answer_written`: what the model wrote is right. `answer_parsed`: it can be read, with options as one of them.
     """
     if row.answer is None:

@@ -1,6 +1,6 @@
 """Many questions from a file of rows to a file of answers, which a killed run continues.
 
-An answer file is a `RecordFile`. A row that cannot be answered, for lack of memory too, becomes an error record.
+An answer file is a `RecordFile`. A row that cannot be answered becomes an error record, also when memory ran out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What is installed and whether it works: versions, devices, optional parts, and one real question.
 
-Each finding stands alone: a broken part is reported, and the others are examined all the same.
+A broken part is reported, and the other parts are still examined.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings. `ok` is that of the self-check, which uses every part that has to work."""
+    """All findings. `ok` is the result of the self-check, which uses every part that has to work."""
 
     versions: list[Finding]
     devices: list[Finding]
@@ -138,7 +138,7 @@ def _ask(load: Callable[[], Reasoner]) -> str:
 def _examine(name: str, look: Callable[[], str], before: str = "") -> Finding:
     try:
         return Finding(name, before + look())
-    # A broken installation can raise anything, and the other parts are to be examined all the same.
+    # A broken installation can raise anything, and the other parts must still be examined.
     except Exception as error:  # noqa: BLE001
         words = " ".join(str(error).split())[:300]
         return Finding(name, f"broken: {type(error).__name__}" + (f": {words}" if words else ""), ok=False)

@@ -269,10 +269,10 @@ class VideoSession:
         notes = []
         event = parse_event(located.completions[Task.EVENT].text, duration_s)
         if event is None:
-            notes.append("the event branch wrote no readable interval")
+            notes.append("no readable interval was written for the event")
         elements = parse_key_elements(located.completions[Task.KEY_ELEMENTS].text)
         if not elements:
-            notes.append("the key-element branch named nothing")
+            notes.append("no key element was named")
         keyframes: list[Keyframe] = []
         if self.search is not None and self.searched is not None:
             keyframes = self.search.keyframes(self.searched, elements)

@@ -1,9 +1,9 @@
-"""Attention over packed prompt trees: the trunk by the causal kernel, what stands behind it by a masked one.
+"""Attention over packed prompt trees: the trunk by the causal kernel, the nodes behind it by a masked one.
 
 A trunk is plain causal text, and most of a row. One mask over the whole row would take it off the fast causal kernels
 (FlashAttention on a GPU), which need no mask and skip what lies above the diagonal. So the mask that `collate` makes
-has rows for the tokens behind the trunk alone, and attention is computed in two parts. The result is that of the whole
-mask, up to float rounding.
+has rows for the tokens behind the trunk alone, and attention is computed in two parts. The result equals that of
+the whole mask, up to float rounding.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def find_folder(name: str | Path, *, weights: bool = True) -> Path:
         return Path(snapshot_download(text, allow_patterns=[*_SMALL_FILES, *([_WEIGHTS] if weights else [])]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
-            f"{text}: not a folder here, and not to be had from the Hugging Face hub "
+            f"{text}: not a folder here, and it cannot be fetched from the Hugging Face hub "
             f"({type(error).__name__}); check the name and the network"
         ) from error
 
@@ -206,7 +206,7 @@ def load_checkpoint(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Whatever can be wrong is looked at before gigabytes are downloaded.
+    # Check everything that can be checked before gigabytes are downloaded.
     check_device(device)
     described = find_folder(name, weights=False)
     config = read_config(described)
@@ -217,7 +217,7 @@ def load_checkpoint(
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
     family = getattr(transformers, FAMILIES[config["model_type"]])
     try:
-        # Code of the folder's own is refused here, and not asked about on the terminal.
+        # Python code in the folder is refused without asking on the terminal.
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         with whole_weights():
             model, report = family.from_pretrained(
@@ -230,7 +230,7 @@ def load_checkpoint(
             )
     except LOADING_ERRORS as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({describe_error(error)})") from error
-    # transformers would go on with random numbers in their place.
+    # transformers would continue with random numbers in their place.
     if report["missing_keys"]:
         raise CheckpointError(
             f"{folder}: {len(report['missing_keys'])} weights are missing, such as {min(report['missing_keys'])}; "
@@ -254,7 +254,7 @@ def load_checkpoint(
         float(vision.tokens_per_second) if config["model_type"] == "qwen2_5_vl" else None,
         folder,
     )
-    # What is trained here ends its turns, base weights end texts, and other engines stop where a saved folder says.
+    # Weights trained here end a turn, and base weights end a text. Other engines read only the saved generation config.
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
     return checkpoint
 
@@ -263,9 +263,9 @@ def load_checkpoint(
 def whole_weights() -> Iterator[None]:
     """Keep transformers and peft from splitting a model while it is made, as they do under DeepSpeed's ZeRO-3.
 
-    DeepSpeed splits it when training begins, all the same. Split before, an embedding seems to have no rows, so that
-    event tokens would be added to what has them, and frequencies of rotary positions are made in bfloat16: at some
-    thousand positions that is another model than the one that everyone else loads.
+    DeepSpeed still splits it when training begins. If the model were split earlier, its embedding would seem to have
+    no rows, so event tokens would be added although they are there. The frequencies of rotary positions would be made
+    in bfloat16, which at some thousand positions gives another model than the one that everyone else loads.
     """
     from transformers.integrations import deepspeed
 
@@ -296,7 +296,7 @@ def save_companions(folder: Path, tokenizer: Any, settings: Settings, patches: P
         "image_std": list(patches.image_std),
         "size": {"shortest_edge": patches.min_pixels, "longest_edge": patches.max_pixels},
     }
-    # The class around both follows from the model's type. transformers 5.22 would move the pixel limits by itself.
+    # transformers finds the processor class by the model's type. Version 5.22 would move the pixel limits by itself.
     kinds: dict[str, dict[str, Any]] = {
         "preprocessor_config.json": {"image_processor_type": "Qwen2VLImageProcessor"},
         "video_preprocessor_config.json": {

@@ -1,6 +1,6 @@
-"""What a branch may write: a set of texts, as a tree of token ids.
+"""What a completion may contain: a set of texts, as a trie of token ids.
 
-With the event grammar every completion of the event branch is a readable, non-empty interval inside the video.
+With the event grammar every completion of the event task is a readable, non-empty interval inside the video.
 """
 
 from __future__ import annotations

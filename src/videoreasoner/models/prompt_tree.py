@@ -57,8 +57,7 @@ class Trunk:
 
     @cached_property
     def visual(self) -> Tensor:
-        """bool[P]: where a visual feature stands. Not "where the id is the video token": text may
-        never hold it, but this does not rely on that."""
+        """bool[P]: where a visual feature stands. It follows from the layout and not from the token ids."""
         return torch.cat([torch.full((len(part),), isinstance(part, ClipTokens)) for part in self.parts])
 
     @cached_property

@@ -5,7 +5,7 @@ prompts and `{task: completions}` so that each prompt is computed once. The cold
 GRPO, and the training of the tiny model all call `TreeBatch` and `token_log_probs`.
 
 With `shared_prompt=False` every completion becomes a row of its own behind a repeated prompt, which is what other
-trainers do. Loss and all gradients are the same to float rounding, so this is the yardstick in tests and benchmarks.
+trainers do. Loss and all gradients are the same to float rounding; tests and benchmarks compare the two layouts.
 
 Shape suffixes: R rows of the batch, L tokens of the longest row, K kept positions, N tokens of all completions,
 M completions, D hidden size, V vocabulary.

@@ -180,7 +180,7 @@ class TreeDecoder:
         self._related.clear()
         surplus = self.columns - columns
         self._owner = self._owner[:, :columns]
-        # By the number to remove, since transformers gives up the other way; and a 0 means "all" to some versions.
+        # A negative number says how many to remove; transformers gives up the other form. Some versions read 0 as all.
         if surplus:
             self.cache.crop(-surplus)
 
@@ -243,7 +243,7 @@ class TreeDecoder:
             seen.append(related[new + 1][:, all_ + 1] & (all_ != _PADDING))
         mask = torch.stack(seen)
         mask[:, :, before:] &= torch.ones(count, count, dtype=torch.bool).tril()
-        # What only fills a row sees itself: without any True it would turn into NaN.
+        # A padding token sees itself: a row of the mask without any True would turn into NaN.
         mask[:, :, before:] |= torch.eye(count, dtype=torch.bool)
         return mask[:, None]
 

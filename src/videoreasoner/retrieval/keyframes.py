@@ -1,4 +1,4 @@
-"""From features to keyframes: which moments of a video match a text best. Knows no encoder and no video.
+"""From features to keyframes: which moments of a video match a text best. It works on features alone.
 
 The method of the paper (section "Inference"; reference/data-and-benchmarks.md, 1.9): frames at one
 per second, features averaged over short segments, the best segment for each key element, sorted by

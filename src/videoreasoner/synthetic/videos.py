@@ -263,7 +263,7 @@ def _clear(folder: Path) -> None:
 def _claim(folder: Path, content: dict[str, Any]) -> None:
     """Write the settings into the folder, unless it holds another set.
 
-    The number of videos stays that of the finished set, 0 without one, until there are rows about the new ones.
+    The file keeps the number of videos of the last finished set (0 without one) until the new rows are written.
     """
     path = folder / SETTINGS_FILE
     finished = 0

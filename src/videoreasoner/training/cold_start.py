@@ -9,8 +9,8 @@ The mean is taken over tokens of the whole step, on all devices, as transformers
 published code takes the mean within a row first. It has one row on a device, so the two differ only in the weight of
 short targets.
 
-Differences from the published code: a row is taught every task that it has a field for, where there a row belongs to
-one task; the end of the turn is trained; a video that cannot be decoded is left out and counted, not replaced.
+Differences from the published code: a row trains every task that it has a field for (there, each row belongs to one
+task); the end of the turn is trained; a video that cannot be decoded is left out and counted, not replaced.
 """
 
 from __future__ import annotations
@@ -87,6 +87,6 @@ def train_cold_start(recipe: ColdStartRecipe, overwrite: bool = False) -> Path:
         The output folder, which then holds the trained model.
 
     Raises:
-        VideoReasonerError: the recipe cannot be run here, or the run cannot go on; the message says why.
+        VideoReasonerError: the recipe cannot be run here, or the run cannot continue; the message says why.
     """
     return train(prepare_cold_start(recipe, overwrite))

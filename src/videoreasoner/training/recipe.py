@@ -68,7 +68,7 @@ class Recipe(_Strict):
     model_name_or_path: str = Field(description="a shipped model, a checkpoint folder or a Hugging Face id")
     output_dir: str = Field(description="folder of checkpoints, metrics.jsonl, skipped.jsonl, and the final model")
     resume_from_checkpoint: str | None = Field(
-        None, description="a checkpoint folder of another run to go on from, when output_dir holds none"
+        None, description="a checkpoint folder of another run to continue from, when output_dir holds none"
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights; bf16 below is separate; bfloat16 needs lora, DeepSpeed or FSDP"
@@ -76,7 +76,7 @@ class Recipe(_Strict):
     settings: dict[str, Any] = Field(
         default_factory=dict, description="fields of videoreasoner.json that replace the model's: frame_budget ..."
     )
-    freeze_vision: bool = Field(False, description="leave the vision tower as it is")
+    freeze_vision: bool = Field(False, description="do not train the vision tower")
     lora: Lora | None = Field(None, description="train adapters instead of all weights")
     shared_prompt: bool = Field(True, description="one tree a row; off: one repeated row a target, for comparison")
 
@@ -84,9 +84,9 @@ class Recipe(_Strict):
     eval_data: list[Source] = Field(default_factory=list, description="held-out rows to sample outputs for")
     video_root: str | None = Field(None, description="relative videos lie here; by default the working directory")
     tasks: list[Task] = Field(
-        [Task.EVENT, Task.KEY_ELEMENTS, Task.ANSWER], min_length=1, description="what is taught of each row"
+        [Task.EVENT, Task.KEY_ELEMENTS, Task.ANSWER], min_length=1, description="the tasks to train"
     )
-    max_length: Positive = Field(16384, description="most tokens of a row; more: fewer frames are looked at")
+    max_length: Positive = Field(16384, description="most tokens of a row; a longer row is shown fewer frames")
     max_target_length: Positive = Field(512, description="most tokens of a target; longer: the row is skipped")
     max_skipped_fraction: float = Field(0.02, ge=0, le=1, description="share of unusable rows that stops the run")
     decode_time_limit_s: float = Field(300.0, gt=0, description="most seconds for a video; longer: the row is skipped")
@@ -95,7 +95,7 @@ class Recipe(_Strict):
 
     per_device_train_batch_size: Positive = Field(1, description="rows at once on one device")
     gradient_accumulation_steps: Positive = Field(1, description="batches a step")
-    num_train_epochs: float = Field(1.0, gt=0, description="how often the data is gone through")
+    num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
     max_steps: int = Field(-1, description="steps, instead of epochs, when > 0")
     learning_rate: float = Field(2e-6, gt=0)
     lr_scheduler_type: str = Field("cosine", description="any of transformers' schedules")
@@ -157,7 +157,7 @@ class ColdStartRecipe(Recipe):
 
 R = TypeVar("R", bound=BaseModel)
 
-# What may change between two starts of one run: it decides where things go and how fast, not what is learned.
+# These may change between two starts of one run: they decide where files go and how fast it is, not what is learned.
 FREE_FIELDS = frozenset(
     {
         "output_dir", "resume_from_checkpoint", "video_root", "max_skipped_fraction", "decode_time_limit_s",

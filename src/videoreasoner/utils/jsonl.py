@@ -1,7 +1,7 @@
 """A JSON-lines file of records that a killed run continues.
 
 Each record is one JSON object on a line of its own, named by its `id`. The file is only appended to, and each line is
-flushed when it is there. A record of `id` and `error` alone stands for a failure: the next run drops it and asks again.
+flushed when it is there. A record with only `id` and `error` is a failure: the next run drops it and asks again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RecordFile:
         error: type[VideoReasonerError] = SettingError,
     ) -> None:
         self.path, self._error, self._keep = path, error, keep
-        # As it looks after a round trip through JSON, because that is what it is compared with.
+        # Converted to JSON and back, because it is compared with values that were read from JSON.
         self._asked_as: Record = json.loads(json.dumps(asked_as or {}))
         self._lines: list[bytes] = []
         self._is_clean = True
@@ -73,7 +73,7 @@ class RecordFile:
         busy = self._error(f"{path}: another run is writing there; wait for it, or give --out another name")
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Through a link, too, the file that it names is the one that is written.
+            # If the path is a symbolic link, the file that it points to is written.
             target = path.resolve()
             self._stack.enter_context(locked(target.with_name(f".{target.name}.lock"), busy))
         with self._stack:
@@ -163,14 +163,14 @@ class RecordFile:
 
 
 def _whole_lines(content: bytes) -> list[bytes]:
-    # As bytes: a kill may cut a character in two, and texts may hold what `splitlines` takes for the end of a line.
+    # As bytes: a kill may cut a character in two, and texts may hold characters at which `splitlines` splits.
     *lines, rest = content.split(b"\n")
-    # A record that lacks nothing but the end of its line is whole.
+    # A record is complete if only the end of its line is missing.
     return [*lines, rest] if rest and not _is_cut(rest) else lines
 
 
 def _is_cut(line: bytes) -> bool:
-    """Whether this is the beginning of a record, and not all of it. Anything else is not ours to drop."""
+    """Whether this is the beginning of a record that was cut short. Other content is kept, so that it is reported."""
     if not (line.startswith(_RECORD_START) or _RECORD_START.startswith(line)):
         return False
     try:

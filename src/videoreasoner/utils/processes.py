@@ -13,8 +13,9 @@ _watching: set[int] = set()
 def end_with_parent() -> None:
     """End this process as soon as its parent is gone, even by kill -9. It may be called repeatedly.
 
-    A process that multiprocessing did not start is left alone. torch's data loader looks after its workers by their
-    parent's number, which with the start method "forkserver" is that of the fork server: they would stay for ever.
+    A process that multiprocessing did not start is left alone. The workers of torch's data loader need this function:
+    they watch the id of their parent process, which is the fork server's with the start method "forkserver", so they
+    would run for ever.
     """
     parent = multiprocessing.parent_process()
     if parent is None or os.getpid() in _watching:

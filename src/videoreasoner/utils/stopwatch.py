@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def device_wait(device: torch.device) -> Callable[[], None] | None:
-    """What waits for the work that a device still does in the background; None where work ends when a call returns."""
+    """A function that waits for a device's background work; None for a device without any, such as a CPU."""
     if device.type != "cuda":
         return None
     import torch

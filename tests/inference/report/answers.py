@@ -81,7 +81,7 @@ CASES: dict[str, Answer] = {
             "confidence": dict.fromkeys(LETTERS, 1 / 26),
             "choice": "Z",
         },
-        "no event": {"event": None, "notes": ["the event branch wrote no readable interval"]},
+        "no event": {"event": None, "notes": ["no readable interval was written for the event"]},
         "event at the end": {"event": Span(DURATION_S - 1e-9, DURATION_S)},
         "one keyframe": {"keyframes": ANSWER.keyframes[:1]},
         "200 keyframes": {"keyframes": [Keyframe(i / 100, f"element {i}", 0.1, 0, 1) for i in range(200)]},

@@ -15,7 +15,7 @@ from videoreasoner.training.data.sources import Skipped, read_sources
 from videoreasoner.training.recipe import Source
 
 
-def test_a_row_that_cannot_be_used_is_told_and_not_replaced(checkpoint: Checkpoint, data: Path) -> None:
+def test_a_row_that_cannot_be_used_is_reported_and_not_replaced(checkpoint: Checkpoint, data: Path) -> None:
     broken = data.parent / "broken.mp4"
     broken.write_bytes(b"no video")
     VideoRecipe("thin.mp4", count=100, size=(4, 1024)).make(data.parent)

@@ -1,4 +1,4 @@
-"""Rows from files and data sets; what cannot be used is set aside with the reason."""
+"""Rows from files and data sets; rows that cannot be used are set aside with the reason."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_advantages_are_centred_ordered_and_zero_for_equal_rewards(rewards: list
     assert torch.equal(advantages.argsort(stable=True), values.argsort(stable=True))
 
 
-def test_a_completion_without_a_reward_moves_nobody() -> None:
+def test_a_completion_without_a_reward_has_no_advantage_and_changes_no_other() -> None:
     groups = torch.zeros(4, dtype=torch.long)
     values = torch.tensor([0.0, torch.nan, 1.0, 0.5])
     advantages = group_advantages(values, groups)

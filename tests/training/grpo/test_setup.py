@@ -1,4 +1,4 @@
-"""From a GRPO recipe to a trainer: rewards, reference, and what cannot be run."""
+"""From a GRPO recipe to a trainer: rewards, reference, and recipes that are refused."""
 
 from __future__ import annotations
 

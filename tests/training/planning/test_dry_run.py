@@ -96,7 +96,7 @@ def test_without_its_files_a_recipe_is_planned_for_its_longest_row(kind: type[Re
 
 
 @pytest.mark.parametrize("kind", [ColdStartRecipe, GrpoRecipe])
-def test_rows_that_the_run_would_skip_are_said(kind: type[Recipe], folder: Path, tmp_path: Path) -> None:
+def test_rows_that_the_run_would_skip_are_counted_and_named(kind: type[Recipe], folder: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (folder / "data" / "plain.jsonl").read_text().splitlines()]
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     rows[0]["video"] = str(tmp_path / "broken.mp4")
@@ -137,7 +137,7 @@ def test_hours_come_from_what_was_measured(tmp_path: Path) -> None:
     assert measured_rate(str(tmp_path)) == 1.0
 
 
-def test_what_grpo_would_refuse_is_said(folder: Path) -> None:
+def test_recipes_that_grpo_would_refuse_are_reported(folder: Path) -> None:
     content = recipe_content(folder, folder / "data" / "plain.jsonl")
     recipe = parse_recipe(content, GrpoRecipe)
     assert "CANNOT RUN: GRPO samples from whole weights" in dry_run_report(recipe, Hardware(8, "zero3"))

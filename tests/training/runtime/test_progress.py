@@ -15,7 +15,7 @@ from videoreasoner.training.runtime.progress import TrainingProgress, training_s
     ("metrics", "expected"),
     [
         ({}, ""),
-        ({"loss": 0.8124, "parse_rate": 0.975}, "loss 0.812, reads 98 %"),
+        ({"loss": 0.8124, "parse_rate": 0.975}, "loss 0.812, parsed 98 %"),
         ({"loss": 1.0, "rows_skipped": 3}, "loss 1.000, 3 rows skipped"),
         ({"reward": 1.25, "rows_skipped": 0}, "reward 1.250"),
     ],
@@ -43,11 +43,11 @@ def _log(is_main_process: bool) -> list[str]:
 def test_a_log_gets_a_line_now_and_then_about_what_this_start_did() -> None:
     assert _log(is_main_process=True) == [
         "training continues at step 10: 8 rows, 20 steps",
-        "training: 12 of 20 (60 %), loss 12.000, reads 50 %, 5.0 s per row, 2:40 left",
-        "training: 14 of 20 (70 %), loss 14.000, reads 50 %, 5.0 s per row, 2:00 left",
-        "training: 16 of 20 (80 %), loss 16.000, reads 50 %, 5.0 s per row, 1:20 left",
-        "training: 18 of 20 (90 %), loss 18.000, reads 50 %, 5.0 s per row, 0:40 left",
-        "training: 20 of 20 (100 %), loss 20.000, reads 50 %, 5.0 s per row, 0:00 left",
+        "training: 12 of 20 (60 %), loss 12.000, parsed 50 %, 5.0 s per row, 2:40 left",
+        "training: 14 of 20 (70 %), loss 14.000, parsed 50 %, 5.0 s per row, 2:00 left",
+        "training: 16 of 20 (80 %), loss 16.000, parsed 50 %, 5.0 s per row, 1:20 left",
+        "training: 18 of 20 (90 %), loss 18.000, parsed 50 %, 5.0 s per row, 0:40 left",
+        "training: 20 of 20 (100 %), loss 20.000, parsed 50 %, 5.0 s per row, 0:00 left",
     ]
 
 

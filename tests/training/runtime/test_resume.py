@@ -183,7 +183,7 @@ def test_videos_that_come_and_go_leave_the_order_of_the_other_rows(
     assert last["rows_skipped"] == 0
 
 
-def test_a_video_that_was_mended_is_no_longer_listed(folder: Path, tmp_path: Path) -> None:
+def test_a_video_that_was_repaired_is_no_longer_listed(folder: Path, tmp_path: Path) -> None:
     path, rows = with_videos(folder, tmp_path / "videos")
     video = path.parent / rows[0]["video"]
     good = video.read_bytes()

@@ -1,4 +1,4 @@
-"""From a recipe to a run: what cannot be run is said before anything is written."""
+"""From a recipe to a run: a recipe that cannot be run is refused before anything is written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_nothing_that_a_run_begins_from_is_removed_by_it(folder: Path, tmp_path:
     out = train(content_for(folder, tmp_path / "out", max_steps=2))
     for changes in ({"model_name_or_path": str(out)}, {"resume_from_checkpoint": str(out / "checkpoint-2")}):
         content = {**content_for(folder, out, max_steps=2), **changes}
-        with pytest.raises(SettingError, match=r"is of output_dir.*another output_dir"):
+        with pytest.raises(SettingError, match=r"lies in output_dir.*another output_dir"):
             train_cold_start(parse_recipe(content, ColdStartRecipe), overwrite=True)
     assert (out / "checkpoint-2" / "model.safetensors").is_file()
 
@@ -50,7 +50,7 @@ def test_nothing_that_a_run_begins_from_is_removed_by_it(folder: Path, tmp_path:
         ({"output_dir": "/proc/none/out"}, TrainingError, "cannot be written"),
     ],
 )
-def test_what_cannot_be_run_is_said_before_anything_is_written(
+def test_a_recipe_that_cannot_be_run_is_refused_before_anything_is_written(
     folder: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

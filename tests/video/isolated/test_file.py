@@ -201,7 +201,7 @@ def test_a_limit_that_makes_no_sense(short: Path, limit: float) -> None:
         GuardedVideoFile(short, time_limit_s=limit)
 
 
-def test_time_that_nobody_waits_does_not_count(short: Path) -> None:
+def test_time_between_two_frames_does_not_count(short: Path) -> None:
     with GuardedVideoFile(short, time_limit_s=2.0) as video:
         frames = video.iter_frames_at(video.frame_times_s)
         next(frames)

@@ -1,4 +1,4 @@
-"""A needle sweep: from which length of the video, and which brevity of a detail, is the detail missed?"""
+"""A needle sweep: questions about short details in long videos, for each length of the video and of the detail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Grid:
-    """The lengths and brevities of a sweep.
+    """The lengths of videos and details in a sweep.
 
     Attributes:
         lengths_s: of the videos, seconds, rising.

@@ -21,7 +21,7 @@ from videoreasoner.utils.hashing import hash_data, hash_rows
 FIRST_HELD_OUT_SEED = 20_000_000
 DEFAULT_SEED = 20_261_124
 
-# Ratios of the event that a blind guess would name; a baseline for the event metrics.
+# Ratios of a guess without looking at the video; a baseline for the event metrics.
 _MIDDLE = (0.35, 0.65)
 
 
@@ -109,7 +109,7 @@ def made_videos(
         raise SettingError(f"videos is {videos}; ask for at least 1")
     content = hash_data([asdict(settings), questions_per_split])
     folder = videos_dir / f"s{settings.seed}-{settings.duration_s:g}s-{settings.size}px-{content[:8]}"
-    # All splits, so that the next call finds its own, too; and a set never shrinks.
+    # All splits, so that a call for another split finds its rows, too. A set never becomes smaller.
     wanted = max(videos, _videos_there(folder))
     made = make_videos(folder, wanted, settings, SPLITS, questions_per_split, progress)
     # Reasoning is neither asked nor scored, so it should not change the benchmark's hash.

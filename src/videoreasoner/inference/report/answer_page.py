@@ -1,7 +1,7 @@
 """The evidence page: an answer and how it was found, for people to read.
 
-Everything on the page comes from the `Answer`, and from the video's pixels at the times that the answer names. What a
-mode does not do is not shown.
+Everything on the page comes from the `Answer`, and from the video's pixels at the times that the answer names. Steps
+that the mode does not take are left out.
 """
 
 from __future__ import annotations

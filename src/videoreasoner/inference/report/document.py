@@ -1,4 +1,4 @@
-"""What all pages share: one HTML file with small pictures of one video, no script, nothing loaded from anywhere."""
+"""What all pages share: one HTML file with small pictures of one video, without scripts, that loads no other file."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def count_uses(*times_s: Collection[float]) -> dict[float, int]:
 
 
 def _first_size(images: Mapping[float, Image.Image], uses: Mapping[float, int], limit_bytes: int) -> int:
-    """The first size that seems to fit, judged by a few pictures: to compress hundreds takes seconds."""
+    """The first size that seems to fit, judged by a few pictures, because compressing hundreds takes seconds."""
     few = list(images)[:: max(1, len(images) // _SAMPLE)]
     share = sum(uses[time_s] for time_s in few) / sum(uses.values())
     for number, (side, quality) in enumerate(_SIZES[:-1]):

@@ -16,7 +16,7 @@ from videoreasoner.retrieval.keyframes import Moment
 from videoreasoner.retrieval.search import SearchResult
 from videoreasoner.video.reader import VideoReader
 
-# A curve of more points than a page is wide shows no more and takes room.
+# A page is not wide enough to show more points, and more would only make it larger.
 _MOST_POINTS = 400
 _CURVE_HEIGHT = 56
 

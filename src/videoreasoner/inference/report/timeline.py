@@ -1,4 +1,4 @@
-"""What lies where in a video, in percent of its length, for drawing it from left to right. Pure."""
+"""The timeline of a page: positions of spans and frames, in percent of the video's length. Pure."""
 
 from __future__ import annotations
 

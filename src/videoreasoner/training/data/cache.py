@@ -21,7 +21,7 @@ from videoreasoner.errors import SettingError
 from videoreasoner.utils.files import replacing
 
 _SUFFIX = ".safetensors"
-# Holds the bytes in the folder as a decimal number. It may say too much, never too little.
+# Holds the bytes in the folder as a decimal number. The number may be too large, but never too small.
 _TOTAL = ".total"
 # When the folder is full, this share of it is freed at once, so that the folder is listed rarely.
 _FREED = 1 / 16
@@ -32,8 +32,8 @@ _STALE_S = 3600.0
 class ArrayCache:
     """Named arrays under a key. The entries that were not used for longest are removed when the folder is full.
 
-    An entry appears whole or not at all. Two processes that write the same entry write the same bytes, and either may
-    win. An entry that another process removes meanwhile, or that a power cut damaged, counts as missing.
+    An entry is complete or missing at any time. Two processes that write the same entry write the same bytes, and
+    either may win. An entry that another process removes meanwhile, or that a power cut damaged, counts as missing.
 
     All processes keep one count of bytes in the folder, under a lock, so that a write costs the same however many
     entries there are. The folder is listed when that count reaches the limit.

@@ -16,7 +16,7 @@ from videoreasoner.utils.processes import end_with_parent
 
 @dataclass(frozen=True)
 class ExampleBatch:
-    """The examples of one micro-batch, and the rows that were to be in it and cannot be used."""
+    """The examples of one micro-batch, and those of its rows that cannot be used."""
 
     examples: list[Example]
     skipped: list[Skipped]
@@ -36,7 +36,7 @@ class ExampleBatch:
 
 
 class RowDataset(Dataset[Example | Skipped]):
-    """Position of the stream -> example, or why there is none.
+    """Position of the stream -> example, or the reason why the row cannot be used.
 
     Args:
         sources: rows with their weights.

@@ -65,7 +65,7 @@ class ExampleMaker:
     """How the rows of a training run become examples.
 
     Attributes:
-        tasks: what is asked. For each task, the tasks of which a row needs one's field (see `Row.tasks`).
+        tasks: the tasks to ask. For each, the row fields of which a row needs at least one; see `RowFields`.
         max_length: most tokens of an example; a longer one gets fewer frames.
         max_target_length: most tokens of a target; None: examples have prefixes and no targets, as GRPO needs them.
         tokens_per_second: temporal resolution of the model's positions; None counts pairs.

@@ -1,4 +1,4 @@
-"""A video -> the frames that training shows of it, resized, with their true times. Decoded frames may be cached."""
+"""A video -> the frames that training uses, resized, with their true times. Decoded frames may be cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The objective of group-relative policy optimisation (GRPO) as functions of tensors; nothing here knows a model.
+"""The objective of group-relative policy optimisation (GRPO) as functions of tensors, without a model.
 
 Shapes: M completions, N tokens of all completions in a row. `completion` int64[N] says whose each token is.
 
@@ -10,7 +10,7 @@ Shapes: M completions, N tokens of all completions in a row. `completion` int64[
 
 Sources: GRPO, arXiv 2402.03300, equations 3 and 4; `epsilon_high` and the token mean "dapo", arXiv 2503.14476;
 "dr_grpo" and advantages that are not scaled, arXiv 2503.20783; k3, http://joschu.net/blog/kl-approx.html.
-The formulas are those of TRL 1.16 (`tests/training/test_objective.py` holds ours to its numbers).
+The formulas are those of TRL 1.16 (`tests/training/grpo/test_losses.py` compares the numbers).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Normalisation = Literal["grpo", "dr_grpo", "dapo"]
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 
 STD_FLOOR = 1e-4
-# Of the published trainer: beyond it exp() runs away, and one token would decide the step. TRL has no limit.
+# The limit of the published trainer. Beyond it, exp() is so large that one token decides the step. TRL has no limit.
 LOG_RATIO_LIMIT = 10.0
 
 
@@ -45,8 +45,8 @@ def same_rewards(rewards: Tensor, groups: Tensor) -> Tensor:
 def group_advantages(rewards: Tensor, groups: Tensor, scale: bool = True) -> Tensor:
     """float32[M]: how much better each completion is than the others of its group.
 
-    A group of equal rewards gets exact zeros: rounding in the mean must not become a direction. So does a completion
-    without a reward, which does not count in its group's mean either.
+    A group of equal rewards gets exact zeros, because rounding in the mean would otherwise become a gradient. A
+    completion without a reward gets zero, too, and does not count in its group's mean.
 
     Args:
         rewards: float[M], NaN where no reward function had a say.
@@ -98,8 +98,8 @@ def token_weights(
 ) -> Tensor:
     """float32[M]: the weight of each token of a completion, such that the loss is one weighted sum over all tokens.
 
-    A sum needs no care about how a batch was cut: micro-batches, processes and trees add up to the same loss, provided
-    that the totals are those of the whole batch.
+    Micro-batches, processes and trees add up to the same loss, however a batch is cut, provided that the totals are
+    those of the whole batch.
 
         grpo      1 / (length * completions): mean over a completion's tokens, then over completions
         dr_grpo   1 / (max_length * completions): a long completion's tokens weigh as much as a short one's

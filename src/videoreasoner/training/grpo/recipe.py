@@ -18,7 +18,7 @@ SPLIT_WEIGHTS = (
     "GRPO samples from whole weights, and FSDP and ZeRO-3 split them; use recipes/accelerate/zero2.yaml "
     "(optimizer and gradients are split) or multi_gpu.yaml, or train adapters (lora)"
 )
-"""Said of a run before it starts."""
+"""The error of a run whose weights would be split, raised before the run starts."""
 
 
 class GrpoRecipe(Recipe):
@@ -87,7 +87,7 @@ class GrpoRecipe(Recipe):
             if value > 0 and value % self.num_iterations:
                 raise ValueError(
                     f"{name} is {value}, no multiple of num_iterations ({self.num_iterations}): the run would stop "
-                    "between two updates on a batch, and could not go on; give a multiple"
+                    "between two updates on a batch, and could not continue; give a multiple"
                 )
         if self.beta == 0 and self.ref_model is not None:
             raise ValueError("ref_model: beta is 0, so nothing reads a reference; take the line out or give a beta")

@@ -35,7 +35,7 @@ from videoreasoner.tasks import Task, judged_by
 
 
 class Reward(float):
-    """A value with the parts that it is made of; a plain float to everyone who does not ask."""
+    """A value with the parts that it is made of. It can be used as a plain float."""
 
     breakdown: dict[str, Any]
 
@@ -176,7 +176,7 @@ class Rewards:
     weights: Mapping[str, float]
 
     def check_tasks(self, tasks: Sequence[Task]) -> None:
-        """Refuse tasks that certainly no reward concerns. What foreign functions concern shows only in use.
+        """Refuse tasks that no reward concerns. A function without `tasks` may concern any task.
 
         Raises:
             SettingError: a task would be sampled for nothing.
@@ -201,7 +201,7 @@ class Rewards:
     ) -> RewardScores:
         """Score all completions of one row; the three lists after it have one entry a completion.
 
-        Rows are scored one by one: an error can name its row, and no reward depends on who else is in the batch.
+        Rows are scored one by one: an error can name its row, and no reward depends on the other rows of the batch.
 
         Raises:
             VideoError: a function cannot read the video; the message names the function.
@@ -232,7 +232,7 @@ class Rewards:
             except Exception as error:
                 raise RewardError(
                     f"reward {name}, row {row.id}: raised {type(error).__name__}: {error}; "
-                    "mend the function, or take it out of `rewards`"
+                    "correct the function, or take it out of `rewards`"
                 ) from error
             each[name] = _checked(values, count, f"reward {name}, row {row.id}")
             for i, value in enumerate(values):

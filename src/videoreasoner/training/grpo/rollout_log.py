@@ -116,7 +116,7 @@ class RolloutLog:
 
 
 class ZeroRewardAlarm:
-    """Warns early of a reward or a parse rate that stays at zero, which is otherwise noticed after a night.
+    """Warns early of a reward or a parse rate that stays at zero, which would otherwise be noticed hours later.
 
     Args:
         steps: how long a metric may stay at zero.
@@ -129,7 +129,7 @@ class ZeroRewardAlarm:
         self._is_over = is_resumed
 
     def update(self, step: int, metrics: Mapping[str, float]) -> list[str]:
-        """Messages about rewards and parse rates that were 0 in all of the first steps; each is given once."""
+        """Messages about rewards and parse rates that were 0 in every one of the first steps; each is given once."""
         if self._is_over:
             return []
         for name, value in metrics.items():

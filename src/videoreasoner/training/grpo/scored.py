@@ -83,7 +83,7 @@ class ScoredRollouts:
         return by_task
 
     def records(self) -> list[RolloutRecord]:
-        """The completions as people read them."""
+        """One record for each completion, for tables and logs."""
         scores = self.scores
         return [
             RolloutRecord(

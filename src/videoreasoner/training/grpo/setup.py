@@ -52,7 +52,7 @@ def rewards_of(recipe: GrpoRecipe) -> Rewards:
                 f"rewards: {KEY_ELEMENT_RETRIEVAL} needs a text-image encoder, and {recipe.model_name_or_path} names "
                 "none; set reward_encoder"
             )
-        # Before the process group is there; launchers say which GPU is this process's.
+        # The process group does not exist yet. Launchers state which GPU this process uses.
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
         encoder = load_encoder(name, device)
         more[KEY_ELEMENT_RETRIEVAL] = KeyElementRetrieval(
@@ -66,8 +66,8 @@ def rewards_of(recipe: GrpoRecipe) -> Rewards:
 def load_reference(recipe: GrpoRecipe, checkpoint: Checkpoint, device: torch.device) -> Any:
     """The frozen reference model: the weights that training starts from, or those that the recipe names.
 
-    None without a divergence term, and with adapters: then the model without them is the reference. It is loaded anew
-    and not copied, because a run that goes on has other weights by now.
+    None without a divergence term, and with adapters: then the model without them is the reference. It is loaded
+    again and not copied, because a resumed run has other weights.
 
     Raises:
         CheckpointError: it cannot be loaded.
@@ -95,6 +95,6 @@ def train_grpo(recipe: GrpoRecipe, overwrite: bool = False) -> Path:
         The output folder, which then holds the trained model.
 
     Raises:
-        VideoReasonerError: the recipe cannot be run here, or the run cannot go on; the message says why.
+        VideoReasonerError: the recipe cannot be run here, or the run cannot continue; the message says why.
     """
     return train(prepare_grpo(recipe, overwrite))

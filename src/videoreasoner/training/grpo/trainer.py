@@ -182,7 +182,7 @@ class GrpoTrainer(TreeTrainer):
         with self.stopwatch.stage("rollout"), self._sampling_mode():
             for first in range(0, len(examples), self.recipe.rollout_batch_size):
                 group = examples[first : first + self.recipe.rollout_batch_size]
-                # In the mode of the update, which decides about activation checkpoints.
+                # The update continues from this graph, so activations are checkpointed as in the update.
                 policy.model.visual.train(keeps_graph)
                 with torch.set_grad_enabled(keeps_graph):
                     features = [encode_clip(policy, example.patches) for example in group]
@@ -256,7 +256,7 @@ class GrpoTrainer(TreeTrainer):
         )
 
     def dummy_experience(self) -> Experience | None:
-        """For a process that has nothing to learn in a step in which others have: one token at weight 0."""
+        """For a process that has nothing to learn in a step in which other processes do: one token of weight 0."""
         if not self.dummy_if_distributed():
             return None
         example, end = self.run.dataset.maker.dummy(), self.run.checkpoint.encoder.end_id

@@ -91,7 +91,7 @@ class PlannedModel:
     Attributes:
         network: transformers' model on the meta device.
         encoder: counts tokens; by characters where `has_tokenizer` is false.
-        note: what to tell of a folder that does not exist yet and was planned for by its name; else empty.
+        note: a message about a folder that does not exist yet and was planned for by its name; else empty.
     """
 
     network: Any

@@ -14,7 +14,8 @@ from videoreasoner.tasks import EVENT_TOKENS
 from videoreasoner.training.recipe import SPLIT_TIED, Lora, Recipe
 
 UNQUANTISED = ("model.visual", "lm_head")
-"""The names of modules that QLoRA does not quantise begin with one of these. They lose most and are smallest."""
+"""The names of modules that QLoRA does not quantise begin with one of these. Quantisation harms them most, and they are
+the smallest."""
 
 
 def load_model(recipe: Recipe) -> Checkpoint:
@@ -24,7 +25,7 @@ def load_model(recipe: Recipe) -> Checkpoint:
         CheckpointError, SettingError, MissingExtraError: it cannot be loaded; the message says why.
     """
     if "training" in recipe.settings:
-        raise SettingError("settings.training: is written by training itself")
+        raise SettingError("settings.training: is written by training itself; remove it")
     quantised = quantisation(recipe.lora)
     return load_checkpoint(
         recipe.model_name_or_path,

@@ -105,7 +105,7 @@ class RunFolder:
             for name, value in begins_from.items():
                 if value and self.clears(Path(value)):
                     raise SettingError(
-                        f"{name} {value}: is of output_dir, and --overwrite would remove it; give another output_dir"
+                        f"{name} {value}: lies in output_dir, and --overwrite would remove it; give another output_dir"
                     )
         else:
             self.check(identity)
@@ -192,7 +192,7 @@ class RunFolder:
             OSError: the folder cannot be written.
         """
         _sync_tree(staged)
-        # The configuration comes last: without it the folder is no checkpoint, so nobody loads half of a model.
+        # The configuration comes last: without it the folder is no checkpoint, so an incomplete model cannot be loaded.
         (self.path / "config.json").unlink(missing_ok=True)
         for source in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
             target = self.path / source.name
@@ -204,7 +204,7 @@ class RunFolder:
 
     @contextmanager
     def saving(self, what: str, removes_staging: bool = True) -> Iterator[None]:
-        """Name a disk that fails while the block writes into the folder. Any other error passes through unchanged.
+        """Report a disk that fails while the block writes into the folder. Any other error passes through unchanged.
 
         Args:
             what: is being saved; the message begins with it.

@@ -24,13 +24,13 @@ def peak_memory_gb() -> float:
 
 
 class MetricsFile(TrainerCallback):
-    """Writes what is logged, at every checkpoint, too. A run that goes on drops lines of steps that it repeats."""
+    """Writes each logged line, and one at every checkpoint. A resumed run first drops the lines of steps it repeats."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # A checkpoint holds weights, and no sums of a line that is not yet full: the line ends with it.
+        # A checkpoint does not hold the sums of an unfinished line, so a line is written with each checkpoint.
         if control.should_save:
             control.should_log = True
 

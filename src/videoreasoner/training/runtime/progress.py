@@ -13,14 +13,14 @@ from videoreasoner.utils.progress import ProgressBar
 
 
 def training_status(metrics: dict[str, float]) -> str:
-    """`loss 0.812, reads 97 %, 3 rows skipped`, of what is known."""
+    """`loss 0.812, parsed 97 %, 3 rows skipped`, of what is known."""
     parts = []
     if "loss" in metrics:
         parts.append(f"loss {metrics['loss']:.3f}")
     if "reward" in metrics:
         parts.append(f"reward {metrics['reward']:.3f}")
     if "parse_rate" in metrics:
-        parts.append(f"reads {100 * metrics['parse_rate']:.0f} %")
+        parts.append(f"parsed {100 * metrics['parse_rate']:.0f} %")
     if metrics.get("rows_skipped"):
         parts.append(f"{metrics['rows_skipped']:.0f} rows skipped")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""The way into a run and out of it: from a recipe to all that training needs, from weights to a model folder."""
+"""The beginning and the end of a run: from a recipe to all that training needs, from weights to a model folder."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def prepare(recipe: Recipe, overwrite: bool, max_target_length: int | None, step
     first = 0 if steps_per_rollout == 1 else resume.step // steps_per_rollout * step_rows
     args.ignore_data_skip = steps_per_rollout > 1
     maker = example_maker(recipe, checkpoint, max_target_length)
-    # As many batches as steps, since transformers counts on that, whatever number of them is read.
+    # transformers expects as many batches as steps, also where several steps share one.
     dataset = RowDataset(data.sources, maker, sampler, first, args.max_steps * step_rows)
     known = {(item.source, item.row): item for item in (*data.skipped, *resume.skipped)}
     return TrainingRun(
@@ -75,10 +75,10 @@ def prepare(recipe: Recipe, overwrite: bool, max_target_length: int | None, step
 
 
 def train(trainer: TreeTrainer) -> Path:
-    """Train from where the run stands to its end, and put the model into the output folder, which is returned.
+    """Train, from the last checkpoint if there is one, and put the model into the output folder, which is returned.
 
     Raises:
-        TrainingError: the run cannot go on, or the model cannot be written.
+        TrainingError: the run cannot continue, or the model cannot be written.
     """
     run = trainer.run
     progress = TrainingProgress(run)

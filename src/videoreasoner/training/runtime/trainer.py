@@ -7,7 +7,7 @@ adapt it to transformers' loop and add:
 - bookkeeping of rows that cannot be used: processes agree on them, they are written down, and too many stop the run;
 - a stop on a loss or gradient that is not finite, before the optimizer step, with the rows named (DeepSpeed tells the
   gradient's norm after its step; there the run stops before anything is saved);
-- checkpoints that appear whole or not at all, whenever the process dies;
+- checkpoints that are complete or missing, even if the process is killed;
 - one loss over the global batch, however it is cut into devices and micro-batches.
 """
 
@@ -123,7 +123,7 @@ class TreeTrainer(Trainer):
         self._skipped = {(s.source, s.row): s for s in run.skipped}
         self._step_rows: list[tuple[str, str]] = []
         self._micro_batches: list[dict[str, Any]] = []
-        # transformers declares that a batch is a dictionary, and hands on whatever it is.
+        # transformers declares that a batch is a dictionary, but passes on any object.
         collate: Any = ExampleBatch.collate
         super().__init__(model=run.model, args=run.args, train_dataset=run.dataset, data_collator=collate)
         self.remove_callback(PrinterCallback)
@@ -184,7 +184,7 @@ class TreeTrainer(Trainer):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         if all(batch["loss"] is None for batch in self._micro_batches):
-            # DeepSpeed would tell the norm of the step before.
+            # DeepSpeed would report the norm of the step before.
             return 0.0
         # transformers calls this last before the optimizer step.
         norm = super()._get_grad_norm(model, grad_norm)
@@ -279,7 +279,7 @@ class TreeTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         # transformers 5 saves Qwen-VL weights under their published names, and its trainer looks for those of the
-        # modules, finds none of them, warns, and goes on with the weights that it had.
+        # modules, finds none of them, warns, and continues with the weights that it had.
         saved = load_checkpoint(resume_from_checkpoint, device="cpu", dtype=self.model.dtype)
         self.model.load_state_dict(saved.model.state_dict())
 

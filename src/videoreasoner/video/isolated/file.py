@@ -1,4 +1,4 @@
-"""A video that is decoded in another process, because a decoder that hangs in C code can be stopped in no other way."""
+"""A video that is decoded in another process, because only a process can be stopped when it hangs in C code."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class GuardedVideoFile:
         process = self._check_open()
         connection = process.connection
         try:
-            # A reply is sent when it is complete, so its beginning is what takes time.
+            # The child sends a reply only when it is complete, so it is enough to wait for its first byte.
             if not connection.poll(max(0.0, self._time_limit_s if limit_s is None else limit_s)):
                 raise self._failed(
                     f"decoding took more than {self._time_limit_s:g} s and was stopped; get an undamaged copy, "
@@ -187,7 +187,7 @@ class GuardedVideoFile:
                 f"its decoder died ({process.how_it_ended()}); get an undamaged copy, or convert it to mp4 (H.264)."
             ) from None
         except BaseException:
-            # After an interrupt, the reply that nobody waited for would be taken for the reply to the next request.
+            # After an interrupt, the unread reply would be taken for the reply to the next request.
             process.kill()
             self._process = None
             raise

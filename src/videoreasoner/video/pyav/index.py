@@ -140,7 +140,7 @@ def _lengths(
 
 
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """The packets of a stream from the present place on, without empty ones, which tell a decoder that it is the end.
+    """The packets of a stream from the present place on, without empty ones: a decoder takes those for the end.
 
     Raises:
         FFmpegError: the rest of the file cannot be read.
@@ -273,7 +273,7 @@ def _frame_ticks(stream: VideoStream) -> int:
 
 
 def _lacks_order(entries: list[_Entry], stream: VideoStream) -> bool:
-    """Whether the presentation stamps are in truth decoding stamps.
+    """Whether the presentation stamps are really decoding stamps.
 
     AVI stores no presentation stamps. For streams with B-frames, FFmpeg invents them from the order of decoding.
     """

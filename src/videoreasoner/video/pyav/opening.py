@@ -1,4 +1,4 @@
-"""Opening a video with FFmpeg, with an error in words where that fails."""
+"""Opening a video with FFmpeg, and error messages that say why that failed."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class PlannedDecoder:
                 self._idle.append(decoder)
 
     def _take(self, threads: int) -> _RunDecoder:
-        """A decoder that nobody else uses: another thread or iterator may be decoding another run."""
+        """A decoder that is not in use. Another thread or iterator may be decoding another run."""
         with self._lock:
             for place, idle in enumerate(self._idle):
                 if idle.threads == threads:
@@ -195,7 +195,7 @@ class _RunDecoder:
 
 
 def _decoded(source: Iterator[Packet[VideoStream]], stream: VideoStream, wanted: Sequence[int]) -> Iterator[VideoFrame]:
-    """What the decoder makes of the packets until all wanted frames have come out."""
+    """The decoded frames of the packets, until all wanted frames have come out."""
     codec = stream.codec_context
     # In H.264, no picture refers to one that is marked as no reference. Such a picture need not be decoded unless it is
     # wanted, and the wanted pictures stay the same to the bit. HEVC promises this within one temporal layer only, and
