@@ -52,7 +52,7 @@ def test_held_out_seeds_are_above_all_that_training_uses() -> None:
     seeds = [stage.seed for stage in (*tiny.BASE_STAGES, *tiny.TASK_STAGES)]
     for recipe in (ROOT / "recipes").rglob("*.yaml"):
         content = yaml.safe_load(recipe.read_text())
-        # The one place of a recipe that speaks of evaluation: see tests/reproduction/test_recipe.py.
+        # The one place of a recipe that speaks of evaluation: see tests/experiments/reproduction/test_recipe.py.
         content.get("videos", {}).pop("evaluation", None)
         seeds += _seeds(content)
     assert seeds
