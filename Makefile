@@ -79,7 +79,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(READY)
-	$(BIN)/python bench/tiny_model.py --out out/tiny-model
+	$(BIN)/python -m bench.tiny_model --out out/tiny-model
 
 reproduce: $(READY)
 	$(BIN)/python -m experiments.reproduction --recipe experiments/recipes/reproduce.yaml --seeds $(SEEDS) --jobs $(JOBS)

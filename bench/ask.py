@@ -1,6 +1,6 @@
 """What a question costs: `direct`, `focus`, and a naive version of the pipeline, on one video in one run.
 
-    python bench/ask.py --out out/bench-ask [--repeats 3] [--minutes 2] [--device cuda --shape 7b]
+    python -m bench.ask --out out/bench-ask [--repeats 3] [--minutes 2] [--device cuda --shape 7b]
 
 The model has random weights. Its text means nothing, but its times do. All tasks write the same number of tokens in
 every variant, and the naive variant gets the frames that `focus` chose, so only the way of computing differs:
@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from footage import make_video
-from shapes import SHAPES, save_random_checkpoint, save_random_clip
+from bench.footage import make_video
+from bench.shapes import SHAPES, save_random_checkpoint, save_random_clip
 from videoreasoner import Reasoner, VideoFile
 from videoreasoner.inference.answer import Answer
 from videoreasoner.inference.query import Query
@@ -197,7 +197,10 @@ def peak_memory(options: argparse.Namespace, variant: str) -> float:
     """GB that one question takes at most, in a process of its own."""
     arguments = [f"--{k.replace('_', '-')}={v}" for k, v in vars(options).items() if v is not None and k != "memory"]
     printed = subprocess.run(
-        [sys.executable, __file__, *arguments, f"--memory={variant}"], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "bench.ask", *arguments, f"--memory={variant}"],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     return float(json.loads(printed.splitlines()[-1]))
 

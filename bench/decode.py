@@ -3,8 +3,8 @@
     python -m venv out/peers
     out/peers/bin/pip install torch==2.13.0 "torchcodec==0.12.*" "decord2==3.4.*" av numpy
     apt-get install ffmpeg                                                      # its libraries are what torchcodec uses
-    PYTHONPATH=src out/peers/bin/python bench/decode.py [--threads N] [--repetitions 5]
-    PYTHONPATH=src out/peers/bin/python bench/decode.py --sweep
+    PYTHONPATH=src out/peers/bin/python -m bench.decode [--threads N] [--repetitions 5]
+    PYTHONPATH=src out/peers/bin/python -m bench.decode --sweep
 
 Every repetition opens the file again and times opening and decoding together. The readers take turns, so that other
 work on the machine affects all of them. The file is in the page cache. All readers get the same number of threads.
@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from footage import FPS, MINUTE_S, make_video, number_of
+from bench.footage import FPS, MINUTE_S, make_video, number_of
 from videoreasoner.video.isolated.file import GuardedVideoFile
 from videoreasoner.video.pyav.file import VideoFile
 

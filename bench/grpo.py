@@ -1,6 +1,6 @@
 """One step of multi-task GRPO: this trainer, its own repeated path, and TRL, at equal shapes, in one run.
 
-    python bench/grpo.py --out out/bench-grpo --trl-python TRL/bin/python
+    python -m bench.grpo --out out/bench-grpo --trl-python TRL/bin/python
 
 Each variant runs in its own process and trains the same random Qwen2-VL for a few steps on one query a step with two
 tasks, fp32 on the CPU, one thread unless told otherwise. The first step warms up; times are medians of the others.
@@ -273,7 +273,7 @@ def measure(case: Case, checkpoint: Path, work: Path, python: str, given_back: b
     """
     content = json.dumps({**asdict(case), "checkpoint": str(checkpoint.resolve()), "work": str(work.resolve())})
     done = subprocess.run(
-        [python, __file__, "--child", content],
+        [python, "-m", "bench.grpo", "--child", content],
         capture_output=True,
         text=True,
         env={
@@ -362,7 +362,7 @@ def main() -> None:
     if arguments.child:
         child(arguments.child)
         return
-    from shapes import SHAPES, save_random_checkpoint
+    from bench.shapes import SHAPES, save_random_checkpoint
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     checkpoint = with_images(save_random_checkpoint(arguments.out, SHAPES["small"]))

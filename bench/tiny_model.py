@@ -1,6 +1,6 @@
 """The numbers of docs/tiny-model.md: the shipped checkpoints on held-out videos, through `videoreasoner eval`.
 
-    python bench/tiny_model.py --out out/tiny-model [--videos 500] [--model tiny] [--workers 2]
+    python -m bench.tiny_model --out out/tiny-model [--videos 500] [--model tiny] [--workers 2]
 
 Videos of held-out combinations, from a seed that nothing was tuned on; one plain and one detail question about each, in
 both modes; then without the text-image encoder, and the base model, which has never seen the tasks. The same

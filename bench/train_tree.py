@@ -1,6 +1,6 @@
 """The cold-start step: one tree a row against one row a task, and memory against the dry run's estimate.
 
-    python bench/train_tree.py [--repeats 5] [--threads 1] [--frames 16 32 64]
+    python -m bench.train_tree [--repeats 5] [--threads 1] [--frames 16 32 64]
 
 Random Qwen2-VL of about 28 M parameters, videos of the synthetic world, three tasks a row, float32. The two ways take
 turns in one process, so that other load affects both; times are medians. Memory is the peak of a separate process above

@@ -202,3 +202,34 @@ def test_a_long_prompt_never_makes_a_square_matrix() -> None:
         inputs = collate([tree.pack()], PAD)
     assert inputs["attention_mask"].shape[2] < 10
     assert max(largest) < 20 * length
+
+
+class UnreadableHead(torch.nn.Module):
+    """A head like peft's around trainable tokens: reading its weight would build a whole matrix."""
+
+    def __init__(self, head: torch.nn.Module) -> None:
+        super().__init__()
+        self.head, self.calls = head, 0
+
+    @property
+    def weight(self) -> torch.Tensor:
+        raise AssertionError("the weight of the head was read")
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize(("in_parts", "calls"), [(True, 7), (False, 1)])
+def test_the_head_is_called_and_never_read(in_parts: bool, calls: int, monkeypatch) -> None:
+    """Each call gathers split weights, so every process must make as many: one, unless the head works in parts."""
+    model = prepared("qwen2_vl", "whole")
+    examples, completions = cases(None)
+    model.lm_head = head = UnreadableHead(model.lm_head)
+    batch = lay_out(examples, completions)
+    count = len(batch.labels)
+    monkeypatch.setattr(tree_batch_module, "tokens_at_once", lambda vocabulary: -(-count // 7))
+    with torch.no_grad():
+        clips = batch.clip_inputs([example.patches for example in examples])
+        token_log_probs(model, batch, clips, banned_ids=BANNED, in_parts=in_parts)
+    assert head.calls == calls

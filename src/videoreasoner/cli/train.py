@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help=__doc__, rich_markup_mode=None)
+app = typer.Typer(help="Train with recipes: the cold start, then GRPO.", rich_markup_mode=None)
 
 
 @app.command(

@@ -1,8 +1,8 @@
 """The prompt tree: one trunk, many continuations, laid out as one packed row.
 
-    trunk     system + video (+ question)     thousands of tokens, processed once
+    trunk     system text and clip            thousands of tokens, processed once
     branch    question, or a task prefix      a few dozen tokens
-    leaf      one completion                  1 to ~60 tokens
+    leaf      one completion                  a few tokens to some hundreds
 
 A token attends to its ancestors and to what precedes it in its own node; its M-RoPE position
 continues from its parent's. transformers models take both as `attention_mask` and `position_ids`
@@ -10,8 +10,8 @@ continues from its parent's. transformers models take both as `attention_mask` a
 repeated rows up to float rounding, gradients included.
 
 Prior art on shared prefixes: PrefixGrouper (arXiv 2506.05433), verl PR #4368, Unsloth PR #6871,
-Long-RL (arXiv 2507.07966). Boundary to mind: the first token of a node is predicted by the last
-token of its parent.
+Long-RL (arXiv 2507.07966). Note: the first token of a node is predicted by the last token of
+its parent.
 """
 
 from __future__ import annotations

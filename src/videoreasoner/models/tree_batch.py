@@ -141,7 +141,13 @@ class TreeBatch:
 
 
 def token_log_probs(
-    model: Any, batch: TreeBatch, clips: Mapping[str, Any], temperature: float = 1.0, banned_ids: Sequence[int] = ()
+    model: Any,
+    batch: TreeBatch,
+    clips: Mapping[str, Any],
+    temperature: float = 1.0,
+    banned_ids: Sequence[int] = (),
+    in_parts: bool = True,
+    device: torch.device | None = None,
 ) -> Tensor:
     """float32[N]: log-probability of each token of each completion, with a graph unless that is switched off.
 
@@ -151,16 +157,20 @@ def token_log_probs(
         clips: what `TreeBatch.clip_inputs` returned.
         temperature: > 0; logits are divided by it.
         banned_ids: ids outside of the distribution.
+        in_parts: compute the logits of a limited number of tokens at a time. Off where weights are split over processes
+            (FSDP, ZeRO-3): each part gathers the head's weights, and processes may need different numbers of parts.
+        device: where the forward pass runs; by default where the model's weights are.
     """
     plain = unwrapped(model)
     head = plain.lm_head
-    batch = batch.to(head.weight.device)
-    moved = {
-        name: value.to(head.weight.device) if isinstance(value, Tensor) else value for name, value in clips.items()
-    }
+    # Not `head.weight.device`: where adapters train single tokens, reading the weight merges them into a whole matrix.
+    device = plain.device if device is None else device
+    batch = batch.to(device)
+    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in clips.items()}
+    at_once = tokens_at_once(plain.config.get_text_config().vocab_size) if in_parts else max(1, len(batch.labels))
     # The log-probabilities take the place of the logits inside the forward pass, because data parallelism and FSDP
     # must see all outputs that the loss depends on.
-    plain.lm_head = _LogProbHead(head, plain.config.get_text_config().vocab_size, batch, temperature, banned_ids)
+    plain.lm_head = _LogProbHead(head, at_once, batch, temperature, banned_ids)
     try:
         log_probs: Tensor = model(**batch.inputs, **moved, use_cache=False).logits
     finally:
@@ -198,17 +208,17 @@ class _LogProbHead(nn.Module):
     """Turns hidden states into the log-probabilities of a batch's completions.
 
     Logits over a large vocabulary would take most of a step's memory: 16 completions of 768 tokens over 152,000 ids
-    are 7.5 GB in float32, and their log-softmax and gradients as much again. So they are computed for `_LOGIT_BYTES`
+    are 7.5 GB in float32, and their log-softmax and gradients as much again. So they are computed for `at_once` tokens
     at a time, and once more in the backward pass.
     """
 
     def __init__(
-        self, head: Any, vocabulary: int, batch: TreeBatch, temperature: float, banned_ids: Sequence[int]
+        self, head: Any, at_once: int, batch: TreeBatch, temperature: float, banned_ids: Sequence[int]
     ) -> None:
         super().__init__()
         self.head, self.batch, self.temperature = head, batch, temperature
-        self.tokens_at_once = tokens_at_once(vocabulary)
-        self.banned = torch.tensor(sorted(banned_ids), dtype=torch.long, device=head.weight.device)
+        self.tokens_at_once = at_once
+        self.banned = torch.tensor(sorted(banned_ids), dtype=torch.long)
 
     def forward(self, hidden_RKD: Tensor) -> Tensor:
         """float[R, K, D] hidden states of the kept positions -> float32[N]."""
@@ -224,5 +234,5 @@ class _LogProbHead(nn.Module):
 
     def _log_probs(self, hidden_ND: Tensor, labels_N: Tensor) -> Tensor:
         logits_NV = self.head(hidden_ND).float() / self.temperature
-        log_probs_NV: Tensor = logits_NV.index_fill(1, self.banned, -torch.inf).log_softmax(-1)
+        log_probs_NV: Tensor = logits_NV.index_fill(1, self.banned.to(logits_NV.device), -torch.inf).log_softmax(-1)
         return log_probs_NV.gather(1, labels_N[:, None])[:, 0]

@@ -1,6 +1,6 @@
 """Text-image encoders: words and frames as vectors that can be compared.
 
-The paper uses PE-Core-G14 (section "Inference"; reference/data-and-benchmarks.md, 1.9). Any CLIP, SigLIP or SigLIP2
+The paper uses PE-Core-G14 (section "Multimodal Inference Pipeline"). Any CLIP, SigLIP or SigLIP2
 checkpoint of transformers works as well, and so does whatever open_clip loads.
 """
 

@@ -1,6 +1,6 @@
 """From features to keyframes: which moments of a video match a text best. It works on features alone.
 
-The method of the paper (section "Inference"; reference/data-and-benchmarks.md, 1.9): frames at one
+The method of the paper (section "Multimodal Inference Pipeline"): frames at one
 per second, features averaged over short segments, the best segment for each key element, sorted by
 similarity.
 """

@@ -40,7 +40,7 @@ class ColdStartTrainer(TreeTrainer):
         [total] = self.sum_over_processes(sum(len(t) for part in examples for e in part for t in e.targets.values()))
         if not total:
             return [None] * len(batches)
-        if self.dummy_if_distributed():
+        if self.needs_dummy:
             examples = [part or [self.run.dataset.maker.dummy()] for part in examples]
         return [partial(self.loss, part, total) if part else None for part in examples]
 
@@ -51,7 +51,10 @@ class ColdStartTrainer(TreeTrainer):
             total: completion tokens of the whole step.
         """
         batch = target_batch(examples, self.run.checkpoint.encoder.pad_id, self.run.recipe.shared_prompt)
-        negative_log_likelihood = -token_log_probs(model, batch, batch.clip_inputs([e.patches for e in examples]))
+        clips = batch.clip_inputs([example.patches for example in examples])
+        negative_log_likelihood = -token_log_probs(
+            model, batch, clips, in_parts=not self.has_split_weights, device=self.args.device
+        )
         self._note(examples, batch, negative_log_likelihood.detach())
         return negative_log_likelihood.sum() / total
 

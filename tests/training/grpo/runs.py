@@ -28,6 +28,10 @@ def same(completions, **_):
 def same_event_odd_answer(completions, task, **_):
     return [0.5 if t == "event" else sum(map(ord, text)) % 2 for text, t in zip(completions, task)]
 
+def without_gradients(completions, **_):
+    import torch
+    return [float(not torch.is_grad_enabled())] * len(completions)
+
 calls = 0
 
 def first_process_first_query(completions, **_):

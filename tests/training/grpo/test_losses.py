@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tests.paths import ROOT
 from videoreasoner.training.grpo.losses import (
     LOG_RATIO_LIMIT,
-    NORMALISATIONS,
+    Normalisation,
     clipped_objective,
     group_advantages,
     is_clipped,
@@ -104,7 +105,7 @@ def test_a_completion_without_a_reward_has_no_advantage_and_changes_no_other() -
 @settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=8),
-    st.sampled_from(NORMALISATIONS),
+    st.sampled_from(get_args(Normalisation)),
     st.integers(1, 7),
 )
 def test_parts_of_a_batch_add_up_to_the_whole(completions, normalisation, cut) -> None:

@@ -230,6 +230,14 @@ def test_equal_rewards_cost_no_update(videos, start, tmp_path) -> None:
         assert "time/forward" not in line
 
 
+def test_rewards_are_computed_without_gradients(videos, tmp_path) -> None:
+    """A reward may be a model: its activations must not be kept."""
+    changes = {"rewards": {f"{videos / 'odd.py'}:without_gradients": 1.0}, "max_steps": 1, "save_steps": 1}
+    train(videos, tmp_path / "out", **changes)
+    [line] = metrics(tmp_path / "out")
+    assert line["reward"] == 1.0
+
+
 def test_a_tasks_equal_rewards_leave_the_other_task_alone(videos, tmp_path) -> None:
     train(
         videos,

@@ -102,9 +102,9 @@ def test_what_is_not_finite_stops_before_the_weights_change(
         def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
             return gradient * math.nan
 
-    def poisoned(*arguments: Any) -> torch.Tensor:
+    def poisoned(*arguments: Any, **options: Any) -> torch.Tensor:
         calls[0] += 1
-        values = log_probs(*arguments)
+        values = log_probs(*arguments, **options)
         if calls[0] != 4:
             return values
         return values * math.inf if where == "loss" else Poison.apply(values)
@@ -147,9 +147,15 @@ def test_a_step_without_any_usable_row_goes_by(folder: Path, tmp_path: Path) -> 
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     changes = {"per_device_train_batch_size": 1, "max_steps": 4, "max_skipped_fraction": 0.5}
+    changes |= {"save_steps": 1, "save_total_limit": 4, "weight_decay": 0.1}
     out = train({**content_for(folder, tmp_path / "out", **changes), "data": [{"path": str(path)}]})
-    assert sorted(line["rows"] for line in metrics(out)) == [0, 0, 1, 1]
-    assert all(math.isfinite(line["loss"]) for line in metrics(out))
+    lines = metrics(out)
+    assert sorted(line["rows"] for line in lines) == [0, 0, 1, 1]
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    # It changes no weight: neither momentum nor decay acts without anything to learn.
+    [idle, *_] = [line["step"] for line in lines if line["rows"] == 0 and line["step"] > 1]
+    before, after = (load_file(out / f"checkpoint-{step}" / "model.safetensors") for step in (idle - 1, idle))
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_the_vision_tower_stays_where_it_is_frozen(folder: Path, tmp_path: Path) -> None:

@@ -47,14 +47,12 @@ class Clip:
     Attributes:
         frames: uint8[T, 3, H, W], resized; T is even.
         times_s: float64[T], when each is truly first shown.
-        facts: of the video.
         is_reduced: whether the token budget left fewer frames than the settings ask for.
         decode_s: seconds it took to get them.
     """
 
     frames: Tensor
     times_s: NDArray[np.float64]
-    facts: VideoFacts
     is_reduced: bool
     decode_s: float
 
@@ -172,7 +170,7 @@ class CachedVideo:
                 cache.put(found, *key)
         is_reduced = len(plan) < len(uniform_plan(self.facts.duration_s, sampling))
         decode_s = self._decode_s + time.perf_counter() - started
-        return Clip(torch.from_numpy(found["frames"]), found["times_s"], self.facts, is_reduced, decode_s)
+        return Clip(torch.from_numpy(found["frames"]), found["times_s"], is_reduced, decode_s)
 
     def _facts(self) -> VideoFacts:
         cache, settings = self._reader.cache, self._reader.settings

@@ -15,13 +15,12 @@ The formulas are those of TRL 1.16 (`tests/training/grpo/test_losses.py` compare
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 Normalisation = Literal["grpo", "dr_grpo", "dapo"]
-NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 
 STD_FLOOR = 1e-4
 # The limit of the published trainer. Beyond it, exp() is so large that one token decides the step. TRL has no limit.

@@ -127,11 +127,7 @@ SHIPPED: dict[str, TaskReward] = {"event_iou": event_iou, "event_format": event_
 KEY_ELEMENT_RETRIEVAL = "key_element_retrieval"
 # Reward -> the tasks that it concerns, and the row field that it reads.
 _CONCERNS = {
-    **{
-        name: (reward.tasks, reward.reference_field)
-        for name, reward in SHIPPED.items()
-        if isinstance(reward, TaskReward)
-    },
+    **{name: (reward.tasks, reward.reference_field) for name, reward in SHIPPED.items()},
     KEY_ELEMENT_RETRIEVAL: ((Task.KEY_ELEMENTS,), Task.EVENT),
 }
 
@@ -139,13 +135,14 @@ _CONCERNS = {
 def reference_fields(rewards: Iterable[str], task: Task) -> frozenset[Task]:
     """The row fields that the rewards of a task read: a row needs one of them to be asked the task.
 
-    A user's own reward is taken to read the field that usually judges the task.
+    What a user's own reward reads is not known. Where no shipped reward concerns the task, it is taken to be the field
+    that usually judges the task.
 
     Args:
         rewards: names as in `load_rewards`.
     """
-    concerned = [_CONCERNS.get(name, ((task,), judged_by(task))) for name in rewards]
-    return frozenset(field for tasks, field in concerned if task in tasks)
+    concerned = [_CONCERNS[name] for name in rewards if name in _CONCERNS]
+    return frozenset(field for tasks, field in concerned if task in tasks) or frozenset({judged_by(task)})
 
 
 @dataclass(frozen=True, eq=False)

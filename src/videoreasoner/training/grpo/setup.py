@@ -17,7 +17,6 @@ from videoreasoner.training.grpo.recipe import SPLIT_WEIGHTS, GrpoRecipe
 from videoreasoner.training.grpo.retrieval_reward import KeyElementRetrieval
 from videoreasoner.training.grpo.rewards import KEY_ELEMENT_RETRIEVAL, Rewards, load_rewards
 from videoreasoner.training.grpo.trainer import GrpoTrainer
-from videoreasoner.training.runtime.held_out import has_split_weights
 from videoreasoner.training.runtime.setup import prepare, train
 from videoreasoner.video.isolated.file import GuardedVideoFile
 
@@ -31,7 +30,7 @@ def prepare_grpo(recipe: GrpoRecipe, overwrite: bool = False) -> GrpoTrainer:
     rewards = rewards_of(recipe)
     run = prepare(recipe, overwrite, None, recipe.num_iterations)
     trainer = GrpoTrainer(run, recipe, rewards, load_reference(recipe, run.checkpoint, run.args.device))
-    if has_split_weights(trainer.accelerator.state):
+    if trainer.has_split_weights:
         raise SettingError(SPLIT_WEIGHTS)
     return trainer
 

@@ -198,6 +198,7 @@ class GrpoTrainer(TreeTrainer):
                     self.recipe.shared_prompt,
                 )
                 kept += features if keeps_graph or not self.vision_learns else [None] * len(group)
+                del features
         return rollouts, kept
 
     def score(
@@ -206,7 +207,7 @@ class GrpoTrainer(TreeTrainer):
         """The rewards of each example's completions, or why a reward could not read its video."""
         encoder, ends = self.run.checkpoint.encoder, self.run.checkpoint.end_ids
         results: list[ScoredRollouts | Skipped] = []
-        with self.stopwatch.stage("rewards"):
+        with self.stopwatch.stage("rewards"), torch.no_grad():
             for example, group, clip in zip(examples, rollouts, features, strict=True):
                 texts = [encoder.decode([t for t in rollout.tokens if t not in ends]) for rollout in group]
                 asked = encoder.prompts.user_text(example.row.question, example.row.options or ())
@@ -257,7 +258,7 @@ class GrpoTrainer(TreeTrainer):
 
     def dummy_experience(self) -> Experience | None:
         """For a process that has nothing to learn in a step in which other processes do: one token of weight 0."""
-        if not self.dummy_if_distributed():
+        if not self.needs_dummy:
             return None
         example, end = self.run.dataset.maker.dummy(), self.run.checkpoint.encoder.end_id
         batch = self._tree_batch([example], [{next(iter(example.prompt.prefixes)): [(end,)]}])
@@ -320,7 +321,8 @@ class GrpoTrainer(TreeTrainer):
         )
 
     def _log_probs(self, model: Any, batch: TreeBatch, clips: dict[str, Any]) -> Tensor:
-        return token_log_probs(model, batch, clips, self.recipe.temperature, self.run.checkpoint.banned_ids)
+        banned_ids = self.run.checkpoint.banned_ids
+        return token_log_probs(model, batch, clips, self.recipe.temperature, banned_ids, device=self.args.device)
 
     @contextlib.contextmanager
     def _sampling_mode(self) -> Iterator[None]:

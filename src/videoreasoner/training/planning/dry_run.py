@@ -29,7 +29,7 @@ from videoreasoner.training.planning.memory import (
     trained_parameters,
 )
 from videoreasoner.training.planning.model import PlannedModel, read_model
-from videoreasoner.training.planning.row_sizes import PlannedData, RowSize, read_data
+from videoreasoner.training.planning.row_sizes import PlannedData, RowSize, read_planned_data
 from videoreasoner.training.recipe import LOST_UPDATES, SPLIT_TIED, Recipe, loses_updates
 
 # The parts of a step's time that follow one another, by their names in metrics.jsonl.
@@ -49,7 +49,7 @@ def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
     if isinstance(recipe, GrpoRecipe):
         load_rewards(recipe.rewards, {KEY_ELEMENT_RETRIEVAL: _RETRIEVAL}).check_tasks(recipe.tasks)
     model = read_model(recipe)
-    data = read_data(recipe, model)
+    data = read_planned_data(recipe, model)
     network = model.network
     step_rows = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * hardware.devices
     steps = data.steps(recipe, step_rows)

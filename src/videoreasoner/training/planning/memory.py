@@ -133,7 +133,7 @@ def estimate(network: Any, recipe: Recipe, hardware: Hardware, step: StepShape) 
         "gradients": gradients,
         "optimizer": optimizer,
         "activations": _activations(network, recipe, size, step),
-        "logits": _logits(network.config.text_config.vocab_size, size, step),
+        "logits": _logits(network.config.text_config.vocab_size, size, step, hardware.strategy in ("zero3", "fsdp2")),
         "reference": count_parameters(network) * _weight_bytes(recipe, hardware) if has_reference(recipe) else 0,
     }
 
@@ -197,7 +197,9 @@ def _activations(network: Any, recipe: Recipe, size: int, step: StepShape) -> fl
     return held + pixels + mask
 
 
-def _logits(vocabulary: int, size: int, step: StepShape) -> float:
-    # The head is computed for so many tokens at a time. Each logit is held as computed, with its gradient, and in
-    # float32 as itself, its log-softmax and that one's gradient.
-    return min(step.rows * step.targets, tokens_at_once(vocabulary)) * vocabulary * (2 * size + 12)
+def _logits(vocabulary: int, size: int, step: StepShape, has_split_weights: bool) -> float:
+    # The head is computed for a limited number of tokens at a time, except where its weights are split. Each logit is
+    # held as computed, with its gradient, and in float32 as itself, its log-softmax and that one's gradient.
+    targets = step.rows * step.targets
+    at_once = targets if has_split_weights else min(targets, tokens_at_once(vocabulary))
+    return at_once * vocabulary * (2 * size + 12)

@@ -90,7 +90,7 @@ class PlannedData:
         return steps * recipe.num_iterations if isinstance(recipe, GrpoRecipe) else steps
 
 
-def read_data(recipe: Recipe, model: PlannedModel) -> PlannedData:
+def read_planned_data(recipe: Recipe, model: PlannedModel) -> PlannedData:
     """Read the rows to train on, as far as their files exist.
 
     Raises:

@@ -12,8 +12,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from videoreasoner.errors import QuestionError, RowError, VideoError
@@ -104,7 +103,7 @@ class HeldOutSampler(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self.run.recipe.eval_data:
             self.why_not = "the recipe has no eval_data"
-        elif has_split_weights(AcceleratorState()):
+        elif self.trainer.has_split_weights:
             self.why_not = "weights are split over processes"
         elif state.global_step == 0:
             before = self._sample(0)
@@ -136,16 +135,6 @@ class HeldOutSampler(TrainerCallback):
             mine = rows[args.process_index :: args.world_size]
             self._examples = list(islice(_usable(maker, mine), wanted))
         return self._examples
-
-
-def has_split_weights(state: Any) -> bool:
-    """Whether no process has all weights: FSDP, or ZeRO of stage 3.
-
-    Args:
-        state: accelerate's.
-    """
-    plugin = state.deepspeed_plugin
-    return state.distributed_type is DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3)
 
 
 def _usable(maker: ExampleMaker, rows: Sequence[tuple[Rows, Row]]) -> Iterator[Example]:

@@ -133,8 +133,8 @@ class TreeTrainer(Trainer):
 
         A loss function is called once for each optimizer step that learns from these batches
         (`TrainingRun.steps_per_rollout`). The shares of all micro-batches and processes add up to the loss of the
-        step, so loss and gradients do not depend on how a step is cut. It is transformers' `num_items_in_batch`: a
-        mean of means would give short completions more weight on one device than on another.
+        step, so loss and gradients do not depend on how a step is cut. This corresponds to transformers'
+        `num_items_in_batch`: a mean of means would give short completions more weight on one device than on another.
 
         With several processes, either all of them or none of them return a function for a micro-batch.
         """
@@ -146,7 +146,15 @@ class TreeTrainer(Trainer):
         own = torch.tensor(values, dtype=torch.float32, device=self.args.device)
         return [float(value) for value in self.accelerator.reduce(own, reduction="sum").tolist()]
 
-    def dummy_if_distributed(self) -> bool:
+    @property
+    def has_split_weights(self) -> bool:
+        """Whether no process has all weights: FSDP, or ZeRO of stage 3."""
+        state: Any = self.accelerator.state
+        plugin = state.deepspeed_plugin
+        return state.distributed_type is DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3)
+
+    @property
+    def needs_dummy(self) -> bool:
         """Whether a micro-batch without anything to learn needs a dummy example, since other processes take part."""
         return self.accelerator.distributed_type is not DistributedType.NO
 
