@@ -10,7 +10,7 @@ JOBS ?= 2
 
 help:
 	@echo "make demo       make a video, ask the shipped model about it, show the evidence"
-	@echo "make test       lint, types and the test suite (about ten minutes on two cores)"
+	@echo "make test       lint, types and the test suite (about eight minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make test-split ZeRO-2, ZeRO-3 and FSDP2 in two processes on a CPU (installs DeepSpeed; about five minutes)"
 	@echo "make test-vllm  trained folders in stock vLLM, in .venv-vllm (installs up to 7 GB; about ten minutes)"
@@ -18,7 +18,7 @@ help:
 	@echo "make docs       the documentation site in out/site, and docs/cli.md from --help"
 	@echo "make bench      the numbers of docs/tiny-model.md, measured again (about 15 minutes)"
 	@echo "make reproduce        the method at small scale, claim by claim: docs/reproduction.md (45 minutes a seed on two cores; SEEDS=3)"
-	@echo "make reproduce-smoke  the same on a handful of rows (two minutes); part of make test"
+	@echo "make reproduce-smoke  the same on a handful of rows (half a minute); part of make test"
 	@echo "make tiny       train the shipped checkpoints from scratch (about two and a half hours on two cores)"
 
 $(READY): pyproject.toml constraints.txt
