@@ -1,8 +1,8 @@
 """Answers and training steps give the numbers that the first version of this code gave.
 
 `data/recorded_numbers.json` was recorded with version d3de45a, before the code was rebuilt, on the videos that the
-fixture makes, with one thread and the settings below. The videos are lossless, because H.264 encoders differ
-between machines. Answers and GRPO are the same to the last digit on the machine that recorded them. The cold start computes
+fixture makes, with one thread and the settings below. The videos are lossless, because H.264 encoders differ between
+machines. Answers and GRPO are the same to the last digit on the machine that recorded them. The cold start computes
 logits only where each row needs them, so its losses differ by about 1e-6.
 """
 
