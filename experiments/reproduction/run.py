@@ -28,11 +28,15 @@ def reproduce(recipe: Reproduction, jobs: int, overwrite: bool) -> None:
     Raises:
         VideoReasonerError: the recipe or the folder cannot be used. SystemExit: a command failed.
     """
+
+    def busy(holder: str) -> SettingError:
+        return SettingError(f"{out}: another call is using this folder ({holder}); wait until it has ended")
+
     need_matplotlib()
     commands, out, results = list_commands(recipe), Path(recipe.out_dir), Path(recipe.results_dir)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with locked(out / ".lock", SettingError(f"{out}: another call is using this folder; wait until it has ended")):
+        with locked(out / ".lock", busy):
             remove_stale(commands, overwrite)
             failed = run_commands(commands, jobs, videoreasoner, functools.partial(print, flush=True))
             if not failed:

@@ -359,14 +359,14 @@ def test_an_answer_about_a_video_of_that_name_elsewhere_is_not_taken(folder: Pat
 
 def test_two_runs_do_not_write_into_one_file(folder: Path) -> None:
     busy = pytest.raises(SettingError, match=r"answers\.jsonl: another run")
-    with locked(folder / ".answers.jsonl.lock", KeyError()), busy:
+    with locked(folder / ".answers.jsonl.lock", KeyError), busy:
         Run(folder, ROWS)
     assert Run(folder, ROWS).result.answered == 4
     assert not (folder / ".answers.jsonl.lock").exists()
     (folder / "link.jsonl").symlink_to("answers.jsonl")
     rows = _write(folder / "rows.jsonl", ROWS)
     with (
-        locked(folder / ".answers.jsonl.lock", KeyError()),
+        locked(folder / ".answers.jsonl.lock", KeyError),
         pytest.raises(SettingError, match=r"link\.jsonl: another run"),
     ):
         answer_rows(Reasoner(FakeEngine()), rows, folder / "link.jsonl", mode="direct", video_root=folder)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,7 @@ def test_a_link_stays_one_and_rights_stay_what_they_are(tmp_path: Path) -> None:
 
 def _is_free(path: str) -> bool:
     try:
-        with locked(Path(path), KeyError()):
+        with locked(Path(path), KeyError):
             return True
     except KeyError:
         return False
@@ -43,7 +45,7 @@ def _is_free(path: str) -> bool:
 def test_a_lock_is_held_against_other_processes_and_gone_behind_the_block(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        with locked(path, KeyError()):
+        with locked(path, KeyError):
             assert not pool.apply(_is_free, [str(path)])
         assert not path.exists()
         assert pool.apply(_is_free, [str(path)])
@@ -53,3 +55,31 @@ def test_a_lock_file_that_a_killed_process_left_holds_nothing(tmp_path: Path) ->
     path = tmp_path / "lock"
     path.touch()
     assert _is_free(str(path))
+
+
+def test_a_lock_file_says_who_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with locked(path, KeyError), pytest.raises(KeyError, match=f"process {os.getpid()} on "), locked(path, KeyError):
+        pass
+
+
+def test_a_forked_helper_that_outlives_its_parent_holds_no_lock(tmp_path: Path) -> None:
+    """The workers of torch's data loader are forked, and end some seconds after a parent that was killed."""
+    path = tmp_path / "lock"
+    context = multiprocessing.get_context("fork")
+    ready, stays = context.Event(), context.Event()
+
+    def hold() -> None:
+        with locked(path, KeyError):
+            helper = context.Process(target=lambda: (ready.set(), stays.wait(20)))
+            helper.start()
+            ready.wait(20)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    holder = context.Process(target=hold)
+    holder.start()
+    holder.join()
+    try:
+        assert _is_free(str(path))
+    finally:
+        stays.set()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+_held: set[TextIO] = set()
 
 
 @contextmanager
@@ -31,26 +35,66 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def sync_tree(folder: Path) -> None:
+    """Write a folder and everything in it to the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Write a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
-def locked(path: Path, busy: Exception) -> Iterator[None]:
+def locked(path: Path, busy: Callable[[str], Exception]) -> Iterator[None]:
     """Hold the lock file `path`, which exists while the block runs. A killed process holds no lock.
 
     Args:
         path: the lock file, in a folder that exists.
-        busy: raised when another process holds it.
+        busy: makes the error that is raised when another process holds it, from who that is: "process 12 on host".
 
     Raises:
         OSError: the lock file cannot be written.
     """
-    with path.open("w") as lock:
+    # Opened without emptying it, because it says who holds the lock.
+    with path.open("a+", encoding="utf-8", errors="replace") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise busy from error
+            raise busy(_holder(lock)) from error
         # Between the two lines above, its holder may have removed it, and another process may have made a new one.
         if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-            raise busy
+            raise busy(_holder(lock))
+        _held.add(lock)
         try:
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
             yield
         finally:
+            _held.discard(lock)
             path.unlink(missing_ok=True)
+
+
+def _holder(lock: TextIO) -> str:
+    lock.seek(0)
+    return lock.read(200) or "another process"
+
+
+def _close_in_child() -> None:
+    """A lock lasts until the last process that inherited its file has closed it, and helpers outlive a killed parent.
+
+    To close the file does not unlock it for the parent.
+    """
+    for lock in _held:
+        lock.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

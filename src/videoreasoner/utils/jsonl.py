@@ -70,7 +70,12 @@ class RecordFile:
         path = self.path
         if path.is_dir() or not path.name or (path.exists() and not path.is_file()):
             raise self._error(f"{str(path)!r}: not a regular file; give --out a file name")
-        busy = self._error(f"{path}: another run is writing there; wait for it, or give --out another name")
+
+        def busy(holder: str) -> VideoReasonerError:
+            return self._error(
+                f"{path}: another run is writing there ({holder}); wait for it, or give --out another name"
+            )
+
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             # If the path is a symbolic link, the file that it points to is written.

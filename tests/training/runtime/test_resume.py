@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 import shutil
 import signal
@@ -15,8 +16,9 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from tests.cli.calling import in_a_process, one_line
 from tests.training import killed
-from tests.training.toy import make_data, make_model, recipe_content
+from tests.training.toy import make_data, make_model, recipe_content, write_recipe
 from videoreasoner.errors import TrainingError
 from videoreasoner.training.cold_start import prepare_cold_start, train_cold_start
 from videoreasoner.training.data.dataset import ExampleBatch
@@ -98,6 +100,47 @@ def test_killed_at_any_place_and_started_again(
     assert again.exitcode == 0
     assert finished(content) == uninterrupted[kind]
     assert not (tmp_path / "out" / ".saving").exists()
+
+
+@pytest.mark.parametrize("is_killed", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_second_start_in_the_folder_of_a_run_is_refused(
+    folder: Path, tmp_path: Path, uninterrupted: Any, is_killed: bool
+) -> None:
+    out = tmp_path / "out"
+    content = content_for(folder, out, "whole", dataloader_num_workers=1)
+    first = start(content)
+    while not (out / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGSTOP)
+    assert first.exitcode is None
+    recipe = write_recipe(tmp_path / "recipe.yaml", content)
+    second = in_a_process("train", "cold-start", recipe)
+    one_line(second, f"output_dir {out}", f"process {first.pid} on")
+    # Neither may another recipe have the folder, nor may it be emptied.
+    for changes, overwrite in (({"learning_rate": 1.0}, False), ({}, True)):
+        with pytest.raises(TrainingError):
+            train({**content, **changes}, overwrite)
+    if is_killed:
+        # Its worker outlives it for some seconds.
+        first.kill()
+        first.join()
+        first = start(content)
+    else:
+        os.kill(first.pid, signal.SIGCONT)
+    first.join()
+    assert first.exitcode == 0
+    assert finished(content) == uninterrupted["whole"]
+    assert not (out / ".lock").exists()
+
+
+def test_a_start_that_read_the_folder_before_another_run_went_on_is_refused(folder: Path, tmp_path: Path) -> None:
+    content = recipe_content(folder, folder / "data" / "plain.jsonl", output_dir=str(tmp_path / "out"))
+    early = prepare_cold_start(parse_recipe(content, ColdStartRecipe))
+    train(content)
+    ended = finished(content)
+    with pytest.raises(TrainingError, match="start the same command again"):
+        train_run(early)
+    assert finished(content) == ended
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 run.json                recipe and data of the run; a start with others is refused
 checkpoint-100/ ...     Hugging Face folders, with optimizer, schedule and random state
+.lock                   there while a run trains; names its process
 metrics.jsonl           one line per logged step
 skipped.jsonl           rows that could not be used, each once, with the reason
 samples.jsonl           sampled outputs for the held-out rows
@@ -17,7 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ from safetensors import SafetensorError
 from videoreasoner.errors import SettingError, TrainingError
 from videoreasoner.training.data.sources import Skipped, skipped_lines
 from videoreasoner.training.recipe import FREE_FIELDS, Recipe
-from videoreasoner.utils.files import replacing
+from videoreasoner.utils.files import locked, replacing, sync, sync_tree
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _RUN_FILE = "run.json"
+_LOCK_FILE = ".lock"
 _FULL = "the disk is full"
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
 _DISK_CODES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE)
@@ -64,6 +66,26 @@ class RunFolder:
     def staging(self) -> Path:
         """Where a checkpoint is written before it is moved to its final name."""
         return self.path / ".saving"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other run out of the folder while the block runs. A killed run keeps no one out.
+
+        Raises:
+            TrainingError: another run is in the folder, or it cannot be written.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / _LOCK_FILE, self._in_use))
+            except OSError as error:
+                raise _not_writable(self.path, error) from error
+            yield
+
+    def _in_use(self, holder: str) -> TrainingError:
+        return TrainingError(
+            f"output_dir {self.path}: another run ({holder}) is training there; wait until it has ended, or give "
+            "another output_dir"
+        )
 
     def check(self, identity: dict[str, Any]) -> None:
         """Refuse to resume another run.
@@ -144,8 +166,14 @@ class RunFolder:
             overwrite: first remove the files of another run.
 
         Raises:
-            TrainingError: the folder cannot be written.
+            TrainingError: the folder cannot be written, or another run has worked in it since `resume` was found.
         """
+        if not overwrite:
+            self.check(identity)
+            if self.last_checkpoint() != (resume.checkpoint if resume.own_step >= 0 else None):
+                raise TrainingError(
+                    f"output_dir {self.path}: another start of this run went on meanwhile; start the same command again"
+                )
         try:
             if overwrite:
                 self._clear()
@@ -175,11 +203,11 @@ class RunFolder:
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
-        _sync_tree(staged)
+        sync_tree(staged)
         final = self.path / staged.name
         shutil.rmtree(final, ignore_errors=True)
         os.rename(staged, final)
-        _sync(self.path)
+        sync(self.path)
         shutil.rmtree(self.staging, ignore_errors=True)
         for old in self.checkpoints()[:-keep]:
             shutil.rmtree(old)
@@ -191,7 +219,7 @@ class RunFolder:
         Raises:
             OSError: the folder cannot be written.
         """
-        _sync_tree(staged)
+        sync_tree(staged)
         # The configuration comes last: without it the folder is no checkpoint, so an incomplete model cannot be loaded.
         (self.path / "config.json").unlink(missing_ok=True)
         for source in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
@@ -199,7 +227,7 @@ class RunFolder:
             if target.is_dir():
                 shutil.rmtree(target)
             os.replace(source, target)
-        _sync(self.path)
+        sync(self.path)
         shutil.rmtree(staged, ignore_errors=True)
 
     @contextmanager
@@ -313,21 +341,6 @@ def _disk_failure(error: Exception, folder: Path) -> str | None:
         return _FULL
     is_torch = isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|inline_container", text)
     return text if code in _DISK_CODES or isinstance(error, SafetensorError) or is_torch else None
-
-
-def _sync_tree(folder: Path) -> None:
-    """Write a folder and everything in it to the disk."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _check_between(checkpoint: Path, step: int, steps_per_rollout: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from videoreasoner.training.data.dataset import RowDataset
@@ -43,6 +44,10 @@ def prepare(recipe: Recipe, overwrite: bool, max_target_length: int | None, step
     folder = RunFolder(Path(recipe.output_dir))
     identity = run_identity(recipe, data.digests, step_rows)
     folder.prepare(identity, overwrite, recipe.begins_from)
+    if args.process_index == 0:
+        # Asked here, before gigabytes are loaded; `train` holds it.
+        with folder.locked():
+            pass
     resume = folder.resume_point(recipe.resume_from_checkpoint, overwrite, args.max_steps, steps_per_rollout)
 
     checkpoint, model = load_trained_model(recipe, has_fsdp(args))
@@ -78,8 +83,16 @@ def train(trainer: TreeTrainer) -> Path:
     """Train, from the last checkpoint if there is one, and put the model into the output folder, which is returned.
 
     Raises:
-        TrainingError: the run cannot continue, or the model cannot be written.
+        TrainingError: the run cannot continue, the model cannot be written, or another run is in the folder.
     """
+    run = trainer.run
+    # The processes of one launch share the run, so the first one keeps other runs out for all.
+    with run.folder.locked() if run.args.process_index == 0 else nullcontext():
+        _train(trainer)
+    return run.folder.path
+
+
+def _train(trainer: TreeTrainer) -> None:
     run = trainer.run
     progress = TrainingProgress(run)
     for callback in (HeldOutSampler(trainer), MetricsFile(run.folder), progress):
@@ -92,7 +105,6 @@ def train(trainer: TreeTrainer) -> Path:
     finally:
         progress.close()
     finish(trainer)
-    return run.folder.path
 
 
 def finish(trainer: TreeTrainer) -> None:
