@@ -22,6 +22,13 @@ def odd(completions, **_):
 def different(completions, **_):
     return [float(i) for i in range(len(completions))]
 
+steps = 0
+
+def different_at_first(completions, **_):
+    global steps
+    steps += 1
+    return [float(i) if steps <= 2 else 1.0 for i in range(len(completions))]
+
 def same(completions, **_):
     return [1.0 for _ in completions]
 

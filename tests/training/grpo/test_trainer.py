@@ -138,7 +138,7 @@ def test_a_process_without_anything_to_learn_takes_part_at_no_weight(videos, tmp
 def test_where_no_process_learns_anything_weights_stay_as_they_are(videos, start, tmp_path) -> None:
     """One of two processes learns in the first step, which fills the optimizer's moments, and none in the second."""
     reward = f"{videos / 'odd.py'}:first_process_first_query"
-    changes = {"per_device_train_batch_size": 1, "save_steps": 1, "weight_decay": 0.1}
+    changes = {"per_device_train_batch_size": 1, "save_steps": 1, "weight_decay": 0.1, "skip_flat_groups": True}
     train_in_two_processes(recipe(videos, tmp_path / "out", rewards={reward: 1.0}, **changes), tmp_path)
     first, second = (weights(tmp_path / "out" / f"checkpoint-{step}") for step in (1, 2))
     assert not all(torch.equal(first[name], start[name]) for name in start)
@@ -219,8 +219,10 @@ def test_the_first_update_has_a_ratio_of_one_and_later_ones_do_not(videos, tmp_p
     assert "time/rollout" not in third
 
 
-def test_equal_rewards_cost_no_update(videos, start, tmp_path) -> None:
-    after = train(videos, tmp_path / "out", rewards={f"{videos / 'odd.py'}:same": 1.0}, weight_decay=0.1)
+@pytest.mark.parametrize("changes", [{"skip_flat_groups": True}, {"beta": 0.0}], ids=str)
+def test_equal_rewards_cost_no_update(changes, videos, start, tmp_path) -> None:
+    rewards = {f"{videos / 'odd.py'}:same": 1.0}
+    after = train(videos, tmp_path / "out", rewards=rewards, weight_decay=0.1, **changes)
     for name, value in after.items():
         assert torch.equal(value, start[name]), name
     for line in metrics(tmp_path / "out"):
@@ -228,6 +230,19 @@ def test_equal_rewards_cost_no_update(videos, start, tmp_path) -> None:
         assert line["loss"] == 0
         assert "time/reference" not in line
         assert "time/forward" not in line
+
+
+def test_equal_rewards_still_learn_from_their_divergence(videos, tmp_path) -> None:
+    """In the published form. The first step moves away from the reference, and no reward differs in the second."""
+    rewards = {f"{videos / 'odd.py'}:different_at_first": 1.0}
+    train(videos, tmp_path / "out", **PLAIN, rewards=rewards, save_steps=1)
+    first, second = metrics(tmp_path / "out")
+    assert (first["zero_variance_groups"], second["zero_variance_groups"]) == (0, 1)
+    assert (first["kl_share"], second["kl_share"]) == (1, 1)
+    assert second["kl"] > 0
+    assert second["grad_norm"] > 0
+    before, after = (weights(tmp_path / "out" / f"checkpoint-{step}") for step in (1, 2))
+    assert not all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_rewards_are_computed_without_gradients(videos, tmp_path) -> None:
@@ -324,7 +339,17 @@ def test_rewards_rise(videos, tmp_path) -> None:
 def test_what_a_run_leaves_behind(videos, plain) -> None:
     [first, second] = metrics(plain)
     assert [first["step"], second["step"]] == [1, 2]
-    wanted = {"loss", "reward", "reward/odd", "kl", "clip_ratio", "rollout_mismatch", "completion_length", "parse_rate"}
+    wanted = {
+        "loss",
+        "reward",
+        "reward/odd",
+        "kl",
+        "kl_share",
+        "clip_ratio",
+        "rollout_mismatch",
+        "completion_length",
+        "parse_rate",
+    }
     wanted |= {"parse_rate/event", "parse_rate/answer", "zero_variance_groups", "zero_variance_groups/event"}
     wanted |= {"rows_skipped", "time/decode", "time/rollout", "time/rewards", "time/reference", "time/update"}
     assert wanted | {"memory/peak_gb"} <= second.keys()

@@ -28,7 +28,7 @@ LOG_RATIO_LIMIT = 10.0
 
 
 def same_rewards(rewards: Tensor, groups: Tensor) -> Tensor:
-    """bool[M]: True for the completions of a group whose rewards are all equal, which teaches nothing.
+    """bool[M]: True for the completions of a flat group: its rewards are all equal, so it has no advantages.
 
     Args:
         rewards: float[M], NaN where no reward function had a say.

@@ -46,6 +46,9 @@ class GrpoRecipe(Recipe):
     )
 
     beta: float = Field(0.04, ge=0, description="weight of the divergence from the reference; 0: no reference")
+    skip_flat_groups: bool = Field(
+        False, description="leave groups of equal rewards out of reference and update, with their divergence: cheaper"
+    )
     ref_model: str | None = Field(None, description="the reference; by default the model that training starts from")
     epsilon: float = Field(0.2, gt=0, description="how far below 1 the ratio still counts")
     epsilon_high: float | None = Field(None, gt=0, description="how far above 1; by default epsilon")

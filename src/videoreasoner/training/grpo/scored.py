@@ -26,7 +26,8 @@ class ScoredRollouts:
         scores: their rewards.
         advantages: float32[M], within each task; see `losses.group_advantages`.
         is_counted: bool[M], False for a completion that was cut off and is masked.
-        is_learned: bool[M], False where nothing can be learned: equal rewards in the group, or masked.
+        is_learned: bool[M], False for a completion that is left out of reference and update: masked, or in a group of
+            equal rewards whose divergence is left out, too.
     """
 
     example: Example

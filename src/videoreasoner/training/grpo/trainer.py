@@ -6,8 +6,9 @@ PrefixGrouper (arXiv 2506.05433), verl PR #4368, Long-RL (arXiv 2507.07966).
 
 Deviations from the paper and its code:
 - An example is sampled for all its tasks in one step, on one tree. In the published data each task is a row of its own.
-- A group whose rewards are all equal is left out of reference and update, since it has no advantage. Its divergence
-  term is left out with it. It still counts in the mean, so the other groups keep their weights.
+- With `skip_flat_groups`, or without a divergence term, a group whose rewards are all equal is left out of reference
+  and update, since it has no advantage. It still counts in the mean, so the other groups keep their weights. By default
+  such a group keeps its divergence term, as published.
 - The policy's distribution leaves out ids that are never sampled (visual placeholders, padding).
 - The mean is over the completions of the whole step, on all devices and micro-batches, not a mean of means.
 - Ratios of further updates on a batch (`num_iterations`) are against the log-probabilities of its first update, so the
@@ -116,11 +117,15 @@ class GrpoTrainer(TreeTrainer):
         scored = [result for result in results if isinstance(result, ScoredRollouts)]
         self.set_aside_failed([result for result in results if isinstance(result, Skipped)])
 
-        # Advantages: within the group of an example and a task. A group of equal rewards teaches nothing.
+        # Advantages: within the group of an example and a task. A group of equal rewards has none, and only its
+        # divergence has a gradient.
+        skips_flat_groups = recipe.skip_flat_groups or recipe.beta == 0
         for one in scored:
             one.advantages = group_advantages(one.totals, one.groups, recipe.scale_rewards == "group")
             one.is_counted = one.is_finished | (not recipe.mask_truncated_completions)
-            one.is_learned = one.is_counted & ~same_rewards(one.totals, one.groups)
+            one.is_learned = one.is_counted
+            if skips_flat_groups:
+                one.is_learned = one.is_counted & ~same_rewards(one.totals, one.groups)
         self.report(scored)
         completions, tokens, learned = map(
             int,
@@ -287,6 +292,8 @@ class GrpoTrainer(TreeTrainer):
             self.metrics.add("reward", one.totals)
             self.metrics.add("completion_length", one.lengths)
             self.metrics.add("completion_truncated", (~one.is_finished).float())
+            if self.recipe.beta:
+                self.metrics.add("kl_share", one.is_learned.float())
             for name, values in one.scores.each.items():
                 self.metrics.add(f"reward/{name}", [value for value in values if value is not None])
             self.metrics.add("parse_rate", one.is_parsed)
