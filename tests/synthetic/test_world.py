@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -87,24 +88,37 @@ def test_objects_differ_and_belong_to_the_subset(seed: int, chosen: WorldSetting
     assert len({event.color for event in world.events}) == len(world.events)
     assert len({event.shape for event in world.events}) == len(world.events)
     for event in world.events:
-        assert is_held_out(event.color, event.shape, event.detail) == (subset == "held_out")
+        assert is_held_out(event.color, event.shape) == (subset == "held_out")
         assert event.detail != event.color
         assert event.detail in (COLORS if chosen.detail == "color" else DIGITS)
 
 
-def test_each_subset_has_every_color_shape_and_detail() -> None:
-    for names in (tuple(COLORS), DIGITS):
-        for subset in (True, False):
-            combinations = [
-                (color, shape, detail)
-                for color in COLORS
-                for shape in SHAPES
-                for detail in names
-                if detail != color and is_held_out(color, shape, detail) == subset
-            ]
-            assert {c for c, _, _ in combinations} == set(COLORS)
-            assert {s for _, s, _ in combinations} == set(SHAPES)
-            assert {d for _, _, d in combinations} == set(names)
+@pytest.mark.parametrize("subset", ["train", "held_out"])
+def test_every_detail_is_as_likely_with_every_pair_of_a_subset(subset: Any) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("color", "digit"):
+        chosen = WorldSettings(detail=kind)
+        found = Counter(
+            (event.color, event.shape, event.detail)
+            for _ in range(4000)
+            for event in random_world(rng, chosen, subset).events
+        )
+        pairs = {(color, shape) for color, shape, _ in found}
+        assert {color for color, _ in pairs} == set(COLORS)
+        assert {shape for _, shape in pairs} == set(SHAPES)
+        for color, shape in pairs:
+            counts = [found[color, shape, d] for d in (COLORS if kind == "color" else DIGITS) if d != color]
+            expected = sum(counts) / len(counts)
+            # Within five standard deviations of a count.
+            assert all(abs(count - expected) < 5 * expected**0.5 for count in counts), (color, shape, counts)
+
+
+def test_both_subsets_have_videos_with_as_many_events_as_there_are_shapes() -> None:
+    rng = np.random.default_rng(0)
+    chosen = WorldSettings(events=(4, 4), event_share=(0.05, 0.2))
+    for subset in ("train", "held_out"):
+        found = {event.shape for event in random_world(rng, chosen, subset).events}  # type: ignore[arg-type]
+        assert found == set(SHAPES)
 
 
 @given(seed=seeds, chosen=world_settings(), subset=subsets)

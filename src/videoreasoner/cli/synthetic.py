@@ -26,9 +26,7 @@ def make(
     detail_share: Annotated[float, typer.Option(help="How long the detail shows, as a share of the video.")] = 0.01,
     distractors: Annotated[int, typer.Option(help="Number of grey shapes that drift about.")] = 1,
     questions: Annotated[int, typer.Option(help="Questions about each video, in each split.")] = 1,
-    subset: Annotated[
-        Literal["train", "held_out"], typer.Option(help="Which combinations of colors and shapes.")
-    ] = "train",
+    subset: Annotated[Literal["train", "held_out"], typer.Option(help="Which pairs of color and shape.")] = "train",
     seed: Annotated[int, typer.Option(help="Seed of the videos.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another set in the folder.")] = False,
 ) -> None:

@@ -36,7 +36,7 @@ SETTINGS_FILE = "settings.json"
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 # The version of the files, not of the package. It is raised when the same settings give other videos or rows.
-_FORMAT = 1
+_FORMAT = 2
 _VIDEO_NAME = re.compile(r"\d{5,}\.mp4|\.\d{5,}\.mp4\.\d+\.part")
 _CHUNK_FRAMES = 64
 _CHUNK_BYTES = 2**22
@@ -58,7 +58,7 @@ class VideoSettings:
         fps: frames per second, 0.1 to 240.
         size: width and height in pixels, even, 16 to 1080.
         seed: 0 or more; names an endless sequence of videos.
-        subset: which combinations of colour, shape and detail occur.
+        subset: which pairs of colour and shape occur.
         world: what happens in a video.
         gop_s: most seconds from one key frame to the next, > 0.
 

@@ -1,4 +1,4 @@
-"""Held-out synthetic videos as a benchmark: combinations and seeds that no training uses."""
+"""Held-out synthetic videos as a benchmark: pairs of colour and shape, and seeds, that no training uses."""
 
 from __future__ import annotations
 
