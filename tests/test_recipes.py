@@ -11,7 +11,12 @@ import yaml
 from tests.training.toy import make_data, make_model
 from videoreasoner.errors import SettingError
 from videoreasoner.models.checkpoint import load_checkpoint
+from videoreasoner.training.catalog import PROFILES as PROFILE_KIND
+from videoreasoner.training.catalog import Shipped, find, shipped, writers
 from videoreasoner.training.cold_start import train_cold_start
+from videoreasoner.training.grpo.recipe import GrpoRecipe
+from videoreasoner.training.planning.dry_run import dry_run
+from videoreasoner.training.planning.memory import Hardware
 from videoreasoner.training.planning.model import published_name
 from videoreasoner.training.recipe import ColdStartRecipe, Lora, Source, load_recipe, loses_updates
 
@@ -31,13 +36,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_says_what_it_needs(path: Path) -> None:
     header = path.read_text().split("\nmodel_name_or_path")[0].split("\nbase:")[0]
-    for word in ("hardware", "memory", "time", "score", f"cold_start/{path.name}", "videoreasoner train cold-start"):
+    for word in ("hardware", "memory", "time", "score", f"videoreasoner train cold-start {path.stem}"):
         assert word in header, word
     recipe = load_recipe(path, ColdStartRecipe)
-    assert Path(recipe.output_dir).name == path.stem
+    assert Path(recipe.output_dir).name == path.stem.removesuffix("-1x8")
     assert recipe.model_name_or_path == "tiny-base" or published_name(recipe.model_name_or_path) is not None
-    for profile in re.findall(r"recipes/accelerate/\w+\.yaml", header):
-        assert (ROOT / profile).is_file()
+    for profile in re.findall(r"accelerate/\w+", header):
+        assert find(profile).path.is_file()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -75,7 +80,7 @@ def test_a_profile_is_one_that_accelerate_reads(path: Path) -> None:
 
     profile = ClusterConfig.from_yaml_file(str(path))
     assert profile.mixed_precision == "bf16"
-    assert f"recipes/accelerate/{path.name}" in path.read_text()
+    assert f"accelerate/{path.stem}" in path.read_text()
 
 
 @pytest.mark.parametrize("kind", [ColdStartRecipe, Lora, Source])
@@ -94,11 +99,53 @@ def test_every_field_is_documented() -> None:
             assert f"`{name}`" in text, name
 
 
+@pytest.mark.parametrize("grpo", [item for item in shipped() if item.kind == "grpo"], ids=lambda item: item.short_name)
+def test_what_grpo_begins_from_is_what_a_cold_start_writes(
+    grpo: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(grpo.path, GrpoRecipe)
+    makers = writers(recipe.model_name_or_path)
+    assert makers
+    assert {maker.kind for maker in makers} == {"cold-start"}
+    # All that write the same folder train the same model in the same way.
+    free = {"per_device_train_batch_size", "gradient_accumulation_steps"}
+    assert len({load_recipe(m.path, ColdStartRecipe).model_dump_json(exclude=free) for m in makers}) == 1
+    # The chain is planned from its beginning, where nothing of it exists.
+    monkeypatch.chdir(tmp_path)
+    plan = dry_run(recipe, Hardware(8, "zero2"))
+    base = makers[0].value("model_name_or_path")
+    assert f"`{makers[0].command}`" in plan.text
+    assert f"Planned for as {base}." in plan.text
+    assert plan.problems == []
+
+
+@pytest.mark.parametrize(
+    "item", [item for item in shipped() if item.kind == "cold-start"], ids=lambda item: item.short_name
+)
+def test_grpo_reads_what_a_cold_start_writes_or_the_recipe_says_how_to_continue(item: Shipped) -> None:
+    folder = item.value("output_dir")
+    readers = [other for other in shipped() if other.kind == "grpo" and other.value("model_name_or_path") == folder]
+    assert readers or f"--set model_name_or_path={folder}" in item.path.read_text()
+
+
+def test_no_two_chains_write_the_same_folder() -> None:
+    folders = [item.value("output_dir") for item in shipped() if item.kind == "grpo"]
+    assert len(folders) == len(set(folders))
+
+
+def test_the_page_lists_every_recipe() -> None:
+    text = (ROOT / "docs" / "training.md").read_text()
+    for item in shipped():
+        assert f"`{item.name}`" in text, item.name
+        assert item.about
+        assert item.kind == PROFILE_KIND or item.hardware
+
+
 def test_a_base_is_overridden_key_by_key() -> None:
     whole = load_recipe(ROOT / "recipes/cold_start/qwen2-vl-7b.yaml", ColdStartRecipe)
     split = load_recipe(ROOT / "recipes/cold_start/qwen2-vl-7b-1x8.yaml", ColdStartRecipe)
     differing = {name for name in ColdStartRecipe.model_fields if getattr(whole, name) != getattr(split, name)}
-    assert differing == {"output_dir", "gradient_accumulation_steps"}
+    assert differing == {"gradient_accumulation_steps"}
 
 
 def test_bases_that_lead_back_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,23 +10,93 @@ import typer
 app = typer.Typer(help="Train with recipes: the cold start, then GRPO.", rich_markup_mode=None)
 
 
+def _print_list(wanted: bool) -> None:
+    if wanted:
+        from videoreasoner.training.catalog import PROFILES, shipped
+
+        for item in shipped():
+            needs = "" if item.kind == PROFILES else f"{item.value('model_name_or_path')}; {item.hardware}. "
+            typer.echo(f"{item.name:32} {needs}{item.about}.")
+        raise typer.Exit
+
+
+def _print_file(name: str | None) -> None:
+    if name is not None:
+        from videoreasoner.training.catalog import find
+
+        typer.echo(find(name).path.read_text(encoding="utf-8"), nl=False)
+        raise typer.Exit
+
+
+def _print_path(name: str | None) -> None:
+    if name is not None:
+        from videoreasoner.training.catalog import find
+
+        typer.echo(find(name).path)
+        raise typer.Exit
+
+
+# Without it, typer would ask for a command before it reads these options.
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    listed: Annotated[
+        bool,
+        typer.Option(
+            "--list", callback=_print_list, is_eager=True, help="List the shipped recipes and launch profiles."
+        ),
+    ] = False,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            callback=_print_file,
+            is_eager=True,
+            help="Print a shipped file, to change it: --show grpo/qwen2-vl-7b > mine.yaml.",
+        ),
+    ] = None,
+    path: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            callback=_print_path,
+            is_eager=True,
+            help='Print where a shipped file lies: accelerate launch --config_file "$(... --path accelerate/zero2)".',
+        ),
+    ] = None,
+) -> None:
+    if context.invoked_subcommand is None:
+        raise typer.BadParameter("give cold-start or grpo and a recipe; `videoreasoner train --list` shows them")
+
+
 @app.command(
     "cold-start",
     help="""Teach a base model the three formats. The same command resumes a run that was killed.
 
-    On several devices: accelerate launch --config_file recipes/accelerate/zero3.yaml -m videoreasoner train cold-start
-    RECIPE.yaml, or torchrun --nproc-per-node 8 -m videoreasoner train cold-start RECIPE.yaml.""",
+    Example: videoreasoner train cold-start tiny
+
+    On several devices: accelerate launch --config_file "$(videoreasoner train --path accelerate/zero3)"
+    -m videoreasoner train cold-start RECIPE, or torchrun --nproc-per-node 8 -m videoreasoner train
+    cold-start RECIPE.""",
 )
 @app.command(
     "grpo",
     help="""Reinforce locating and answering by rewards that can be checked. The same command resumes a killed run.
 
-    On several devices: accelerate launch --config_file recipes/accelerate/zero2.yaml -m videoreasoner train grpo
-    RECIPE.yaml, or torchrun --nproc-per-node 8 -m videoreasoner train grpo RECIPE.yaml.""",
+    Example: videoreasoner train grpo tiny
+
+    On several devices: accelerate launch --config_file "$(videoreasoner train --path accelerate/zero2)"
+    -m videoreasoner train grpo RECIPE, or torchrun --nproc-per-node 8 -m videoreasoner train grpo RECIPE.""",
 )
 def train(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/cold_start/tiny.yaml.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A YAML file, or the name of a shipped recipe, such as tiny (videoreasoner train --list).",
+        ),
+    ],
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="key=value that replaces what the recipe says; data.0.weight=2 too."),
@@ -38,8 +107,13 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start from the beginning in a folder that holds another run.")
     ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe, and do nothing else.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what the run would need, without a GPU and without weights.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what the run would need, without a GPU and without weights; exit code 2 when it cannot run.",
+        ),
     ] = False,
     devices: Annotated[int, typer.Option(help="For --dry-run: how many devices.")] = 1,
     strategy: Annotated[str, typer.Option(help="For --dry-run: ddp, zero2, zero3 or fsdp2.")] = "ddp",
@@ -49,17 +123,26 @@ def train(
         typer.Option(help="For --dry-run: rows per second of all devices, to say how many hours it takes."),
     ] = None,
 ) -> None:
+    from videoreasoner.errors import SettingError
+    from videoreasoner.training.catalog import recipe_file
     from videoreasoner.training.recipe import load_recipe
 
+    file = recipe_file(recipe, str(context.info_name))
+    if show:
+        typer.echo(file.read_text(encoding="utf-8"), nl=False)
+        return
     kind, train_recipe = _cold_start() if context.info_name == "cold-start" else _grpo()
-    found = load_recipe(recipe, kind, changes or ())
+    found = load_recipe(file, kind, changes or ())
     if video_root is not None:
         found = found.model_copy(update={"video_root": video_root})
     if dry_run:
-        from videoreasoner.training.planning.dry_run import dry_run_report
+        from videoreasoner.training.planning.dry_run import dry_run as plan
         from videoreasoner.training.planning.memory import Hardware
 
-        typer.echo(dry_run_report(found, Hardware(devices, strategy, device_gb, rows_per_second)))
+        report = plan(found, Hardware(devices, strategy, device_gb, rows_per_second))
+        typer.echo(report.text)
+        if report.problems:
+            raise SettingError(f"{recipe}: cannot run in this way: {report.problems[0]}")
         return
     _silence_transformers()
     folder = train_recipe(found, overwrite)

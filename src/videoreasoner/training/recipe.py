@@ -2,7 +2,7 @@
 
 The semantics are TRL's: names are those of transformers' `TrainingArguments` and of TRL where they have one, `--set`
 wins over the file, and an unknown key is an error that names the nearest one that exists. A recipe may say
-`base: other.yaml` (relative to itself) and then states only what differs.
+`base: other.yaml` (relative to itself, or the name of a shipped recipe) and then states only what differs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from videoreasoner.errors import SettingError
 from videoreasoner.tasks import Task
+from videoreasoner.training.catalog import find
 from videoreasoner.utils.validation import explain_one
 from videoreasoner.video.sampling import PAIR
 
@@ -171,14 +172,14 @@ FREE_FIELDS = frozenset(
 
 LOST_UPDATES = (
     "dtype: bfloat16 weights lose most updates to rounding unless DeepSpeed or FSDP keep float32 ones beside them; "
-    "launch with recipes/accelerate/zero2.yaml, zero3.yaml or fsdp2.yaml, or set dtype=float32 (bf16: true computes in "
-    "bfloat16 all the same)"
+    "launch with the profile accelerate/zero2, zero3 or fsdp2 (`videoreasoner train --list`), or set dtype=float32 "
+    "(bf16: true computes in bfloat16 all the same)"
 )
 
 
 SPLIT_TIED = (
     "lora: FSDP cannot split the event tokens' rows of this model, because its output layer is its embedding; launch "
-    "with recipes/accelerate/multi_gpu.yaml, zero2.yaml or zero3.yaml"
+    "with the profile accelerate/multi_gpu, zero2 or zero3 (`videoreasoner train --list`)"
 )
 
 
@@ -234,7 +235,13 @@ def _read(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise SettingError(f"{path}: base is {base!r}; give the path of another recipe")
-    return _merged(_read(path.parent / base, (*within, path.resolve())), content)
+    below = path.parent / base
+    if not below.is_file():
+        try:
+            below = find(base).path
+        except SettingError as error:
+            raise SettingError(f"{path}: base {error}") from error
+    return _merged(_read(below, (*within, path.resolve())), content)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

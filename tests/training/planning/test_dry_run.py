@@ -12,7 +12,7 @@ from tests.training.toy import make_data, make_model, recipe_content
 from videoreasoner.errors import SettingError
 from videoreasoner.training.data.sources import read_sources
 from videoreasoner.training.grpo.recipe import GrpoRecipe
-from videoreasoner.training.planning.dry_run import dry_run_report, largest_batch, measured_rate
+from videoreasoner.training.planning.dry_run import dry_run, largest_batch, measured_rate
 from videoreasoner.training.planning.memory import (
     Hardware,
 )
@@ -27,6 +27,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_model(made / "model")
     make_data(made / "data")
     return made
+
+
+def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
+    return dry_run(recipe, hardware).text
 
 
 def recipe_for(folder: Path, **changes: Any) -> ColdStartRecipe:
@@ -80,7 +84,7 @@ def test_without_its_files_a_recipe_is_planned_for_its_longest_row(kind: type[Re
         return dry_run_report(recipe, Hardware(1, "ddp", 24.0, 2.0))
 
     without = report(away)
-    assert f"NOT HERE: {away}; a real start stops there" in without
+    assert f"Missing: {away}. Training will fail without it." in without
     # Four pairs of frames of 2 x 2 tokens.
     assert "assumed instead: a row as long as the recipe allows: 16 visual tokens" in without
     assert "rows: not known; an unknown number of steps" in without
@@ -88,9 +92,9 @@ def test_without_its_files_a_recipe_is_planned_for_its_longest_row(kind: type[Re
     half = report(there, away)
     assert "rows: 6 usable, 0 skipped in the files that are here; an unknown number of steps" in half
     assert "6 rows" in half
-    assert f"NOT HERE: {away};" in half
+    assert f"Missing: {away}." in half
     whole = report(there)
-    assert "NOT HERE" not in whole
+    assert "Missing" not in whole
     assert "assumed" not in whole
     assert "at 2 rows/s (given)" in whole
 
@@ -116,7 +120,7 @@ def test_rows_that_the_run_would_skip_are_counted_and_named(kind: type[Recipe], 
 
 def test_missing_held_out_rows_are_named(folder: Path) -> None:
     report = dry_run_report(recipe_for(folder, eval_data=[{"path": "held-out.jsonl"}]), Hardware())
-    assert "NOT HERE: held-out.jsonl; a real start stops there" in report
+    assert "Missing: held-out.jsonl. Training will fail without it." in report
     assert "rows: 6 usable, 0 skipped; 6 steps of 2 rows" in report
     assert "assumed" not in report
 
@@ -144,3 +148,39 @@ def test_recipes_that_grpo_would_refuse_are_reported(folder: Path) -> None:
     assert "CANNOT RUN" not in dry_run_report(recipe, Hardware(8, "zero2"))
     with pytest.raises(SettingError, match="'nope' is none of"):
         dry_run_report(parse_recipe({**content, "rewards": {"nope": 1.0}}, GrpoRecipe), Hardware())
+
+
+def test_what_cannot_run_or_does_not_fit_is_a_problem_and_nothing_then_fits(folder: Path) -> None:
+    content = recipe_content(folder, folder / "data" / "plain.jsonl")
+    possible = dry_run(parse_recipe(content, GrpoRecipe), Hardware(8, "zero2"))
+    assert possible.problems == []
+    assert "fits into 80 GB" in possible.text
+    split = dry_run(parse_recipe(content, GrpoRecipe), Hardware(8, "zero3"))
+    assert len(split.problems) == 1
+    assert "fits into" not in split.text
+    small = dry_run(parse_recipe(content, GrpoRecipe), Hardware(device_gb=1.0))
+    assert ["does not fit into 1 GB" in problem for problem in small.problems] == [True]
+    assert "DOES NOT FIT into 1 GB" in small.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"report_to": "nosuchtracker"}, "report_to nosuchtracker: cannot be used here"),
+        ({"report_to": ["tensorbord"]}, "report_to tensorbord: cannot be used here"),
+        ({"optim": "adamw_touch"}, "optim: there is no 'adamw_touch'; did you mean adamw_torch?"),
+        ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type: there is no 'cosin'; did you mean cosine?"),
+        ({"trainer": {"fsdpp": 1}}, "there is no key trainer.fsdpp"),
+    ],
+)
+def test_names_that_training_would_refuse_are_reported(folder: Path, changes: dict[str, Any], message: str) -> None:
+    report = dry_run(recipe_for(folder, **changes), Hardware())
+    assert [problem[: len(message)] for problem in report.problems] == [message]
+    assert f"CANNOT RUN: {message}" in report.text
+
+
+def test_models_beside_the_trained_one_are_missed_too(folder: Path) -> None:
+    content = recipe_content(folder, folder / "data" / "plain.jsonl", ref_model="./none")
+    assert "Missing: ./none. Training will fail without it." in dry_run_report(
+        parse_recipe(content, GrpoRecipe), Hardware()
+    )

@@ -73,3 +73,16 @@ def test_a_configuration_that_is_none_is_named(
         read_model(recipe_for(folder, model_name_or_path=str(tmp_path / "model")))
     assert str(tmp_path / "model") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_does_not_exist_yet_is_planned_for_as_what_makes_it(folder: Path) -> None:
+    made = read_model(recipe_for(folder, model_name_or_path="out/cold-start/tiny/"))
+    assert "`videoreasoner train cold-start tiny` writes it. Planned for as tiny-base." in made.note
+    assert made.has_tokenizer
+    # Frame settings are those of the recipe that makes it.
+    made = read_model(recipe_for(folder, model_name_or_path="out/cold-start/qwen2-vl-2b-qlora"))
+    assert made.settings.max_pixels == 62720
+    named = read_model(recipe_for(folder, model_name_or_path="out/mine/qwen2-vl-2b-mine"))
+    assert "no shipped recipe writes it. Planned for as qwen2-vl-2b, which its name begins with" in named.note
+    with pytest.raises(CheckpointError, match="out/mine/other: no such folder"):
+        read_model(recipe_for(folder, model_name_or_path="out/mine/other"))

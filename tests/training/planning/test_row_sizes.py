@@ -13,7 +13,7 @@ from videoreasoner.rows import Row, read_rows, write_rows
 from videoreasoner.training.data.examples import example_maker
 from videoreasoner.training.data.sources import read_sources
 from videoreasoner.training.grpo.recipe import GrpoRecipe
-from videoreasoner.training.planning.dry_run import dry_run_report
+from videoreasoner.training.planning.dry_run import dry_run
 from videoreasoner.training.planning.memory import (
     Hardware,
 )
@@ -77,7 +77,7 @@ def test_the_tokens_are_those_of_grpo(
         made = maker.example("rows", row, row.video_path(folder / "data"))
         assert list(made.prompt.prefixes) == row.usable_tasks(recipe.row_fields) != []
         assert (size.total, size.visual, size.targets) == (made.tokens, int(made.prompt.trunk.visual.sum()), ())
-    assert "6 usable" in dry_run_report(recipe, Hardware())
+    assert "6 usable" in dry_run(recipe, Hardware()).text
 
 
 def test_the_longest_row_holds_every_row(folder: Path) -> None:

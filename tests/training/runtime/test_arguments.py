@@ -46,7 +46,7 @@ def test_other_fields_of_transformers_may_be_given(tmp_path: Path) -> None:
         ({"trainer": {"label_smoothing_factor": 0.1}}, r"trainer\.label_smoothing_factor: would have no effect"),
         ({"trainer": {"eval_strategy": "steps"}}, r"trainer\.eval_strategy: would have no effect"),
         ({"trainer": {"max_grad_nrom": 1}}, r"there is no key trainer\.max_grad_nrom; did you mean"),
-        ({"optim": "sideways"}, "the recipe cannot be run here: .*sideways"),
+        ({"optim": "sideways"}, "optim: there is no 'sideways'; did you mean"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, r"lr_scheduler_type .*give what it needs as trainer\."),
         ({"report_to": "sideways"}, "report_to sideways: "),
     ],
@@ -80,5 +80,5 @@ def test_a_launch_that_contradicts_the_recipe_is_refused(tmp_path: Path, monkeyp
     assert has_fsdp(args)
     check_launch(half, args)
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
-    with pytest.raises(SettingError, match=r"set it to false .*fsdp2\.yaml"):
+    with pytest.raises(SettingError, match=r"set it to false .*accelerate/fsdp2"):
         check_launch(plain, args)

@@ -6,11 +6,14 @@ import bisect
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from videoreasoner.errors import SettingError
+from videoreasoner.models.checkpoint import is_hub_id
 from videoreasoner.tasks import Task
 from videoreasoner.training.grpo.recipe import SPLIT_WEIGHTS, GrpoRecipe
 from videoreasoner.training.grpo.rewards import KEY_ELEMENT_RETRIEVAL, TaskReward, load_rewards
@@ -28,9 +31,10 @@ from videoreasoner.training.planning.memory import (
     kv_width,
     trained_parameters,
 )
-from videoreasoner.training.planning.model import PlannedModel, read_model
+from videoreasoner.training.planning.model import PlannedModel, is_here, read_model
 from videoreasoner.training.planning.row_sizes import PlannedData, RowSize, read_planned_data
 from videoreasoner.training.recipe import LOST_UPDATES, SPLIT_TIED, Recipe, loses_updates
+from videoreasoner.training.runtime.arguments import check_names
 
 # The parts of a step's time that follow one another, by their names in metrics.jsonl.
 _STEP_PARTS = ("wait", "rollout", "rewards", "reference", "update")
@@ -40,8 +44,21 @@ _USUAL_COMPLETION = 24
 _RETRIEVAL = TaskReward((Task.KEY_ELEMENTS,), Task.EVENT, lambda *_: None)
 
 
-def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
-    """The report of a cold start or of GRPO, as text.
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would need.
+
+    Attributes:
+        text: the report.
+        problems: why the run is impossible in this way; empty when it is possible.
+    """
+
+    text: str
+    problems: list[str]
+
+
+def dry_run(recipe: Recipe, hardware: Hardware) -> DryRun:
+    """Plan a cold start or GRPO.
 
     Raises:
         VideoReasonerError: the recipe cannot be run anywhere; the message says why.
@@ -60,32 +77,40 @@ def dry_run_report(recipe: Recipe, hardware: Hardware) -> str:
         iterations = recipe.num_iterations
         amount_per_step += f" and up to {step_rows * len(recipe.tasks) * recipe.num_generations} completions"
         reference = ", and as many of the reference" if has_reference(recipe) else ""
+    problems = [*_name_problems(recipe), *_data_problems(data, recipe), *_launch_problems(recipe, network, hardware)]
     lines = [
         f"{recipe.model_name_or_path}: {_billions(count_parameters(network))} parameters, "
         f"{_billions(trained_parameters(network, recipe))} of them trained{reference}",
         *([model.note] if model.note else []),
-        *_data_notes(data, recipe.max_skipped_fraction),
-        *_launch_notes(recipe, network, hardware),
+        *_data_notes(data, recipe),
+        *(f"CANNOT RUN: {problem}" for problem in problems),
         f"rows: {_row_counts(data)}; {amount} of {amount_per_step}",
         *_token_lines(data, model),
     ]
+    too_large = False
     for name, shape in step_shapes(recipe, data.planned).items():
         memory = estimate(network, recipe, hardware, shape)
-        fits = "fits" if in_use_gb(memory) <= hardware.device_gb else "DOES NOT FIT"
+        fits = in_use_gb(memory) <= hardware.device_gb
+        too_large |= not fits
+        # That it fits says nothing where it cannot run.
+        verdict = "" if fits and problems else f": {'fits' if fits else 'DOES NOT FIT'} into {hardware.device_gb:g} GB"
         lines += [
             f"memory of one of {hardware.devices} device(s), {hardware.strategy}, at the longest row{name}:",
             *(f"  {part:<12} {value / GB:8.2f} GB" for part, value in memory.items() if value),
-            f"  {'total':<12} {in_use_gb(memory):8.2f} GB, with {OVERHEAD_GB} GB and {GAPS:.0%} beside tensors: "
-            f"{fits} into {hardware.device_gb:g} GB",
+            f"  {'total':<12} {in_use_gb(memory):8.2f} GB, with {OVERHEAD_GB} GB and {GAPS:.0%} beside tensors"
+            f"{verdict}",
         ]
     if isinstance(recipe, GrpoRecipe):
         lines.append(_rollout_line(recipe, hardware, model, data.planned))
     most = largest_batch(recipe, hardware, network, data.planned)
+    largest = f"largest per_device_train_batch_size: {most}" if most else _too_large(recipe, hardware)
+    if too_large:
+        problems.append(f"it does not fit into {hardware.device_gb:g} GB: {largest}")
     lines += [
-        f"largest per_device_train_batch_size: {most}" if most else _too_large(recipe, hardware),
+        largest,
         _hours(None if steps is None else steps / iterations * step_rows, hardware, recipe.output_dir),
     ]
-    return "\n".join(lines)
+    return DryRun("\n".join(lines), problems)
 
 
 def step_shapes(recipe: Recipe, sizes: Sequence[RowSize]) -> dict[str, StepShape]:
@@ -134,7 +159,15 @@ def _billions(parameters: int) -> str:
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
 
 
-def _launch_notes(recipe: Recipe, network: Any, hardware: Hardware) -> list[str]:
+def _name_problems(recipe: Recipe) -> list[str]:
+    try:
+        check_names(recipe)
+    except SettingError as error:
+        return [str(error)]
+    return []
+
+
+def _launch_problems(recipe: Recipe, network: Any, hardware: Hardware) -> list[str]:
     """Reasons why this model cannot be trained in this way."""
     reasons = []
     if isinstance(recipe, GrpoRecipe) and hardware.strategy in ("zero3", "fsdp2"):
@@ -143,22 +176,30 @@ def _launch_notes(recipe: Recipe, network: Any, hardware: Hardware) -> list[str]
         reasons.append(LOST_UPDATES)
     if recipe.lora and hardware.strategy == "fsdp2" and network.config.tie_word_embeddings:
         reasons.append(SPLIT_TIED)
-    return [f"CANNOT RUN: {reason}" for reason in reasons]
+    return reasons
 
 
-def _data_notes(data: PlannedData, max_skipped_fraction: float) -> list[str]:
+def _data_problems(data: PlannedData, recipe: Recipe) -> list[str]:
+    """What stops a run at its rows, beside files that are missing now."""
+    if data.skipped_fraction <= recipe.max_skipped_fraction:
+        return []
+    return [
+        f"{data.skipped_fraction:.1%} of the rows would be skipped, and max_skipped_fraction is "
+        f"{recipe.max_skipped_fraction:g}; correct the rows, or raise the limit"
+    ]
+
+
+def _data_notes(data: PlannedData, recipe: Recipe) -> list[str]:
     """What is missing, what is assumed instead, and what is wrong with the rows."""
-    lines = [f"NOT HERE: {', '.join(data.missing)}; a real start stops there"] if data.missing else []
+    begins_from = {name: value for name, value in recipe.begins_from.items() if name != "model_name_or_path" and value}
+    missing = [*data.missing, *(value for value in begins_from.values() if not is_here(value) and not is_hub_id(value))]
+    them = "it" if len(missing) == 1 else "them"
+    lines = [f"Missing: {', '.join(missing)}. Training will fail without {them}."] if missing else []
     if data.refused:
         first, looked_at = data.refused[0], len(data.sizes) + len(data.refused)
         lines.append(
             f"{len(data.refused)} of {looked_at} rows looked at would be skipped; the first: {first.row} of "
             f"{first.source}: {first.reason}"
-        )
-    if data.skipped_fraction > max_skipped_fraction:
-        lines.append(
-            f"CANNOT RUN: {data.skipped_fraction:.1%} of the rows would be skipped, and max_skipped_fraction is "
-            f"{max_skipped_fraction:g}; correct the rows, or raise the limit"
         )
     if data.assumed is not None:
         targets = f", {sum(data.assumed.targets)} of them targets" if data.assumed.targets else ""

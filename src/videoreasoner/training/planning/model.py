@@ -18,6 +18,7 @@ from videoreasoner.models.event_tokens import extend_tokenizer
 from videoreasoner.models.prompt_encoder import TURN_END, TURN_START, VIDEO_PAD, VISION_END, VISION_START, PromptEncoder
 from videoreasoner.settings import Settings
 from videoreasoner.tasks import EVENT_TOKENS
+from videoreasoner.training.catalog import writers
 from videoreasoner.training.recipe import Recipe
 from videoreasoner.video.patches import PatchSettings
 
@@ -91,7 +92,7 @@ class PlannedModel:
     Attributes:
         network: transformers' model on the meta device.
         encoder: counts tokens; by characters where `has_tokenizer` is false.
-        note: a message about a folder that does not exist yet and was planned for by its name; else empty.
+        note: a message about a folder that does not exist yet, and what was planned for instead; else empty.
     """
 
     network: Any
@@ -105,32 +106,48 @@ class PlannedModel:
 def read_model(recipe: Recipe) -> PlannedModel:
     """The model of a recipe, from its folder or from the table of published models.
 
-    A folder that does not exist, because the run that makes it comes later, is planned for as the published model that
-    its name begins with.
+    A folder that does not exist yet is planned for as the model that the shipped recipe begins from which writes it;
+    without such a recipe, as the published model that its name begins with.
 
     Raises:
         CheckpointError: the model is neither a usable folder nor published.
         SettingError: the recipe's settings make no sense.
     """
-    name = recipe.model_name_or_path
-    is_here = Path(name).expanduser().is_dir() or (SHIPPED / name).is_dir()
-    key, note = published_name(name), ""
-    if not is_hub_id(name) and (similar := similar_published_name(name)) is not None:
-        key, note = similar, f"NOT HERE: {name}; planned for as {similar}, which its name begins with"
-    if key is not None and not is_here:
-        settings = Settings().changed(**recipe.settings)
+    name, note = recipe.model_name_or_path, ""
+    more: dict[str, Any] = {}
+    while not is_here(name) and (makers := writers(name)):
+        commands = " or ".join(f"`{maker.command}`" for maker in makers)
+        note = note or f"Missing: {name}. Training will fail without it; {commands} writes it."
+        name, more = makers[0].value("model_name_or_path"), (makers[0].value("settings") or {}) | more
+    if note:
+        note += f" Planned for as {name}."
+    key = published_name(name)
+    if not is_here(name) and not is_hub_id(name) and (similar := similar_published_name(name)) is not None:
+        key = similar
+        note = (
+            f"Missing: {name}. Training will fail without it, and no shipped recipe writes it. Planned for as "
+            f"{similar}, which its name begins with."
+        )
+    changes = more | recipe.settings
+    if key is not None and not is_here(name):
+        settings = Settings().changed(**changes)
         patches = PatchSettings(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
         counter: Any = _CharacterCounter()
         encoder = PromptEncoder(counter, settings.prompts)
         return PlannedModel(meta_model(PUBLISHED[key]), settings, patches, encoder, False, note)
     folder = find_folder(name, weights=False)
-    settings = Settings.load(folder).changed(**recipe.settings)
+    settings = Settings.load(folder).changed(**changes)
     try:
         network = meta_model(read_config(folder))
     except CheckpointError as error:
         raise CheckpointError(f"{folder}/config.json: {error}") from error
     patches = PatchSettings.from_folder(folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
-    return PlannedModel(network, settings, patches, _encoder(folder, settings), True)
+    return PlannedModel(network, settings, patches, _encoder(folder, settings), True, note)
+
+
+def is_here(name: str) -> bool:
+    """Whether a name is that of a shipped model, or of a folder that holds one."""
+    return any((folder / "config.json").is_file() for folder in (Path(name).expanduser(), SHIPPED / name))
 
 
 def _encoder(folder: Path, settings: Settings) -> PromptEncoder:

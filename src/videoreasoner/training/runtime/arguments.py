@@ -49,13 +49,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         SettingError: `trainer` has a key that transformers does not know or that the recipe decides, a value makes no
             sense, or something that it names is not installed.
     """
-    known = {item.name for item in dataclasses.fields(TrainingArguments)}
-    for name in recipe.trainer:
-        if name in _FIXED or name in _WITHOUT_EFFECT:
-            raise SettingError(f"trainer.{name}: would have no effect here; remove it")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise SettingError(f"there is no key trainer.{name}; did you mean trainer.{near[0]}?")
+    check_names(recipe)
     values = {name: getattr(recipe, name) for name in _PASSED_ON}
     has_gpu = torch.cuda.is_available()
     if recipe.gradient_checkpointing:
@@ -67,11 +61,46 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     except (ValueError, TypeError, ImportError) as error:
         raise SettingError(f"the recipe cannot be run here: {error}") from error
     check_launch(recipe, args)
-    _check_names(args)
+    _check_schedule(args)
     if args.n_gpu > 1:
         # One process drives one GPU; transformers would split each batch over all of them instead.
         args._n_gpu = 1
     return args
+
+
+def check_names(recipe: Recipe) -> None:
+    """Refuse names that transformers does not know or cannot use here. A dry run checks them as a run does.
+
+    Raises:
+        SettingError: a key of `trainer` is unknown or would have no effect, there is no such optimizer or schedule, or
+            a tracker is unknown or not installed.
+    """
+    known = {item.name for item in dataclasses.fields(TrainingArguments)}
+    for name in recipe.trainer:
+        if name in _FIXED or name in _WITHOUT_EFFECT:
+            raise SettingError(f"trainer.{name}: would have no effect here; remove it")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise SettingError(f"there is no key trainer.{name}; did you mean trainer.{near[0]}?")
+    for field, value, choices in (
+        ("optim", recipe.optim, OptimizerNames),
+        ("lr_scheduler_type", recipe.lr_scheduler_type, SchedulerType),
+    ):
+        names = [str(choice.value) for choice in choices]
+        if value not in names:
+            near = difflib.get_close_matches(value, names, n=1, cutoff=0.0)
+            raise SettingError(f"{field}: there is no {value!r}; did you mean {near[0]}?")
+    trackers = [recipe.report_to] if isinstance(recipe.report_to, str) else recipe.report_to
+    for name in trackers:
+        if name in ("none", "all"):
+            continue
+        try:
+            # transformers would make it after the run has begun.
+            get_reporting_integration_callbacks([name])[0]()
+        except (ValueError, ImportError, RuntimeError) as error:
+            raise SettingError(
+                f"report_to {name}: cannot be used here ({' '.join(str(error).split())}); install it, or name another"
+            ) from error
 
 
 def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
@@ -91,7 +120,7 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
     if launched_with("FSDP") and os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING") == "true":
         raise SettingError(
             "fsdp_cpu_ram_efficient_loading: event tokens are added in every process, so each has to load the weights; "
-            "set it to false in the launch profile, as recipes/accelerate/fsdp2.yaml does"
+            "set it to false in the launch profile, as the shipped profile accelerate/fsdp2 does"
         )
 
 
@@ -121,11 +150,11 @@ def launched_with(name: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{name}") == "true"
 
 
-def _check_names(args: TrainingArguments) -> None:
-    """Make the schedule and the trackers once and drop them: transformers would make them after a run has begun.
+def _check_schedule(args: TrainingArguments) -> None:
+    """Make the schedule once and drop it: transformers would make it after a run has begun.
 
     Raises:
-        SettingError: one of them cannot be made.
+        SettingError: it cannot be made.
     """
     optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=args.learning_rate)
     # A dictionary: the text that it may be given as has been read by now.
@@ -137,8 +166,3 @@ def _check_names(args: TrainingArguments) -> None:
             f"lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value}: {error}; give what it needs as "
             "trainer.lr_scheduler_kwargs"
         ) from error
-    for name in args.report_to or ():
-        try:
-            get_reporting_integration_callbacks([name])[0]()
-        except (ValueError, ImportError, RuntimeError) as error:
-            raise SettingError(f"report_to {name}: {error}") from error
