@@ -26,6 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@$(BIN)/python -m tests.models.qwen_vocabulary || echo "Tests with the vocabulary of Qwen will be skipped"
 	@touch $(READY)
 
 demo: $(READY)
@@ -93,4 +94,4 @@ tiny: $(READY)
 	$(BIN)/python -m experiments.tiny.make out/tiny
 
 clean:
-	rm -rf .venv .venv-vllm .deepspeed out
+	rm -rf .venv .venv-vllm .deepspeed .qwen-vocabulary out

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from videoreasoner.errors import QuestionError
+from videoreasoner.errors import QuestionError, SettingError
 from videoreasoner.prompts import Prompts
 from videoreasoner.tasks import LETTERS, Task
 
@@ -23,13 +23,49 @@ def test_the_user_turn_holds_each_part_once_and_in_order(question, options, head
 
 
 @pytest.mark.parametrize("task", Task)
-@pytest.mark.parametrize("prefix", ["Answer: ", "Answer:", "Answer\n", ""])
-def test_one_blank_between_prefix_and_completion(task, prefix):
-    prompts = Prompts(prefixes=dict.fromkeys(Task, prefix))
-    whole = prefix + prompts.completion(task, "B")
-    assert whole[: -len("B")] in (prefix + " ", prefix)
-    assert whole[-2].isspace()
-    assert not whole[:-2].endswith((" ", "\n"))
+@pytest.mark.parametrize("prefix", ["Answer: ", "Answer:", "Answer\n", "Answer:\n ", "Answer:\t", ""])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_prefix_and_completion_are_one_text(task, prefix, keeps):
+    prompts = Prompts(prefixes=dict.fromkeys(Task, prefix), prefix_keeps_blanks=keeps)
+    between = "" if prefix.endswith((" ", "\n")) or (not keeps and prefix in ("", "Answer:\t")) else " "
+    assert prompts.prefix(task) + prompts.completion(task, "B") == f"{prefix}{between}B"
+    assert prompts.prefix(task) == (prefix if keeps else prefix.rstrip(" \t"))
+
+
+@pytest.mark.parametrize("prompts", [Prompts(), Prompts.preset("published")])
+@pytest.mark.parametrize("task", Task)
+def test_the_blank_begins_the_completion(prompts, task):
+    assert not prompts.prefix(task)[-1].isspace()
+    for text in ("red", " red", "\nred\n"):
+        assert prompts.completion(task, text) == " red"
+    assert prompts.completion(task, " ") == ""
+
+
+def test_an_event_follows_its_prefix_without_a_blank():
+    event = "<|event_start|>[0.10, 0.20]<|event_end|>"
+    assert Prompts().completion(Task.EVENT, event) == event
+    # Elsewhere the same characters are words.
+    assert Prompts().completion(Task.ANSWER, event) == f" {event}"
+
+
+def test_no_default_prefix_ends_in_a_blank():
+    assert [prefix for prefix in Prompts().prefixes.values() if prefix != prefix.rstrip()] == []
+
+
+def test_the_published_preset_has_the_published_prefixes():
+    published = Prompts.preset("published")
+    assert [published.prefixes[task] for task in (Task.EVENT, Task.ANSWER, Task.KEY_ELEMENTS)] == [
+        "I want to locate the key event in the video. ",
+        "The answer is: ",
+        "I want to output the key elements: ",
+    ]
+    assert Prompts.preset("default") == Prompts()
+    assert {task: published.prefix(task) for task in Task} == Prompts().prefixes
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(SettingError, match="no preset 'paper'; give one of default, published"):
+        Prompts.preset("paper")
 
 
 def test_options_are_written_as_letters_or_words():

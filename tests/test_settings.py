@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from videoreasoner.errors import CheckpointError, SettingError
 from videoreasoner.prompts import Prompts
 from videoreasoner.settings import SETTINGS_FILE, Settings
+from videoreasoner.tasks import Task
 from videoreasoner.video.sampling import SamplingSettings
 
 UNUSUAL = Settings(
@@ -107,3 +108,21 @@ def test_values_that_make_no_sense_are_named(values, message):
 def test_sampling_takes_its_part():
     assert UNUSUAL.sampling == SamplingSettings(32, 1.5, 0.25, 6.0)
     assert Settings().sampling == SamplingSettings()
+
+
+def test_a_file_from_before_blanks_were_moved_keeps_them(tmp_path):
+    Settings(prompts=Prompts.preset("published")).save(tmp_path)
+    content = json.loads((tmp_path / SETTINGS_FILE).read_text())
+    assert content["prompts"].pop("prefix_keeps_blanks") is False
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps(content))
+    old = Settings.load(tmp_path)
+    assert old.prompts.prefix(Task.ANSWER) == "The answer is: "
+    assert old.prompts.completion(Task.ANSWER, "red") == "red"
+    old.save(tmp_path)
+    assert Settings.load(tmp_path) == old
+
+
+def test_prompts_may_be_named():
+    assert Settings().changed(prompts="published").prompts == Prompts.preset("published")
+    with pytest.raises(SettingError, match="prompts: there is no preset 'publised'; give one of default, published"):
+        Settings().changed(prompts="publised")

@@ -1,20 +1,30 @@
-"""The text around a question. It is saved with every checkpoint, so that inference asks as training did."""
+"""The text around a question. It is saved with every checkpoint, so that inference asks as training did.
+
+A task prefix and the completion behind it are one text. Qwen's vocabulary has a token for " red" and another for "red",
+so the blank between the two must be on the same side everywhere. It begins the completion: "The answer is:" + " red"
+has the tokens of "The answer is: red". A prefix that kept its blank would end in a token that stands for a blank alone,
+and the completion would begin with a token that the model rarely saw behind one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from videoreasoner.errors import QuestionError
-from videoreasoner.tasks import LETTERS, THINK_START, Task
+from videoreasoner.errors import QuestionError, SettingError
+from videoreasoner.tasks import EVENT_START, LETTERS, THINK_START, Task
 
 DEFAULT_INSTRUCTION = (
     "Depending on how the reply begins, either locate the key event of the question as shares of the whole video, "
     "such as [0.12, 0.47], or list the key elements that have to be seen to answer, separated by commas, or answer "
     "directly."
 )
+
+
+_BLANKS = " \t"
+_LINE_ENDS = ("\n", "\r")
 
 
 class Prompts(BaseModel):
@@ -31,12 +41,15 @@ class Prompts(BaseModel):
     options_header: str = "Options:"
     prefixes: dict[Task, str] = Field(
         default_factory=lambda: {
-            Task.EVENT: "I want to locate the key event in the video. ",
-            Task.KEY_ELEMENTS: "I want to output the key elements: ",
-            Task.ANSWER: "The answer is: ",
+            Task.EVENT: "I want to locate the key event in the video.",
+            Task.KEY_ELEMENTS: "I want to output the key elements:",
+            Task.ANSWER: "The answer is:",
             Task.THINK: THINK_START,
         }
     )
+    prefix_keeps_blanks: bool = False
+    """Whether blanks at the end of a prefix are tokenised with the prefix, and completions begin without one. The
+    checkpoints from before this field existed expect it; see `Settings.load`."""
     answer_style: Literal["letter", "words"] = "letter"
     """What the model writes when there are options: the letter or the words of the option."""
 
@@ -49,6 +62,20 @@ class Prompts(BaseModel):
         if missing:
             raise ValueError(f"no prefix for {', '.join(missing)}; give one for every task")
         return {task: prefixes[task] for task in Task}
+
+    @classmethod
+    def preset(cls, name: str) -> Prompts:
+        """The prompts of a name: `default`, or `published`.
+
+        `published` has the system text and the prefixes of the published training script, as far as they are known: its
+        instruction is not, so ours stands in its place. See docs/deviations.md.
+
+        Raises:
+            SettingError: there is no preset of that name.
+        """
+        if name not in _PRESETS:
+            raise SettingError(f"prompts: there is no preset {name!r}; give one of {', '.join(_PRESETS)}, or the texts")
+        return cls(**_PRESETS[name])
 
     def user_text(self, question: str, options: Sequence[str] = ()) -> str:
         """The text of the user's turn, after the video.
@@ -65,9 +92,24 @@ class Prompts(BaseModel):
             lines.append(self.instruction)
         return "\n".join(lines)
 
+    def prefix(self, task: Task) -> str:
+        """The text of a task prefix that is given to a model; blanks at its end begin the completion instead."""
+        text = self.prefixes[task]
+        return text if self.prefix_keeps_blanks else text.rstrip(_BLANKS)
+
     def completion(self, task: Task, text: str) -> str:
-        """The text after a task prefix; exactly one of the two has the space between them."""
-        return text if self.prefixes[task].endswith((" ", "\n")) else f" {text}"
+        """The text behind `prefix(task)`, with the blank between the two.
+
+        There is none behind a line break and none in front of an event token, where a blank would be a token of its
+        own.
+        """
+        if self.prefix_keeps_blanks:
+            return text if self.prefixes[task].endswith((" ", "\n")) else f" {text}"
+        text, given = text.strip(), self.prefix(task)
+        if not text or (task is Task.EVENT and text.startswith(EVENT_START)):
+            return text
+        blanks = self.prefixes[task][len(given) :]
+        return (blanks or ("" if not given or given.endswith(_LINE_ENDS) else " ")) + text
 
     def option_texts(self, options: Sequence[str]) -> list[str]:
         """What the model would write for each option.
@@ -79,6 +121,19 @@ class Prompts(BaseModel):
         if self.answer_style == "letter":
             return list(LETTERS[: len(options)])
         return list(options)
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "published": {
+        "system": "You are a very smart multimodal assistant that can understand videos.",
+        "prefixes": {
+            Task.EVENT: "I want to locate the key event in the video. ",
+            Task.KEY_ELEMENTS: "I want to output the key elements: ",
+            Task.ANSWER: "The answer is: ",
+        },
+    },
+}
 
 
 def _check_options(options: Sequence[str]) -> None:

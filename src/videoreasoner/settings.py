@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from videoreasoner.errors import CheckpointError, SettingError
 from videoreasoner.prompts import Prompts
@@ -47,6 +47,14 @@ class Settings(BaseModel):
     max_thought_tokens: int = Field(768, ge=1, description="longest reasoning with its answer, in tokens")
     prompts: Prompts = Prompts()
     training: dict[str, Any] = Field(default_factory=dict, description="how it was trained")
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _named_prompts(cls, given: Any) -> Any:
+        try:
+            return Prompts.preset(given) if isinstance(given, str) else given
+        except SettingError as error:
+            raise ValueError(str(error).removeprefix("prompts: ")) from error
 
     @model_validator(mode="after")
     def _pixel_limits_in_order(self) -> Settings:
@@ -92,7 +100,11 @@ class Settings(BaseModel):
         if not path.is_file():
             return cls()
         try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            # Checkpoints without the field were trained with the blanks at the end of each prefix.
+            if isinstance(content, dict) and isinstance(content.get("prompts"), dict):
+                content["prompts"].setdefault("prefix_keeps_blanks", True)
+            return cls.model_validate(content)
         except ValidationError as error:
             raise CheckpointError(f"{path}: {explain(error)}") from error
         except ValueError as error:

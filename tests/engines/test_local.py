@@ -141,7 +141,9 @@ def test_options_score_what_a_stock_forward_gives_them(
     reply = engine.open(video_file).complete(plans["dense"], QUESTION, OPTIONS, [Task.ANSWER])
     for letter, option, found in zip("ABC", OPTIONS, reply.option_log_probs, strict=True):
         # Words of one option may start another's, so the end of the turn is scored with them.
-        words = (*encoder.text(option), encoder.end_id) if answer_style == "words" else encoder.text(letter)
+        words = encoder.completion(Task.ANSWER, option if answer_style == "words" else letter)
+        words = (*words, encoder.end_id) if answer_style == "words" else words
+        assert encoder.tokenizer.decode(words[:1]).startswith(" ")
         assert found == pytest.approx(stock.log_prob(words), abs=1e-4)
 
 

@@ -1,8 +1,11 @@
 import functools
+import json
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from tests.models.tiny_models import tokenizer
 from videoreasoner.errors import CheckpointError
@@ -103,12 +106,18 @@ def test_targets_hold_as_many_event_tokens_as_their_text(text):
 
 
 @pytest.mark.parametrize("prefix", ["The answer is: ", "The answer is:", "The answer is:\n"])
-def test_prefix_and_completion_have_one_blank_between_them(prefix):
-    made = encoder(Prompts(prefixes=dict.fromkeys(Task, prefix)))
+@pytest.mark.parametrize("keeps", [False, True])
+def test_prefix_and_completion_have_one_blank_between_them(prefix, keeps):
+    made = encoder(Prompts(prefixes=dict.fromkeys(Task, prefix), prefix_keeps_blanks=keeps))
     for task in Task:
         whole = (*made.prefix(task), *made.completion(task, "red circle"))
         separator = "" if prefix[-1].isspace() else " "
         assert shared_tokenizer().decode(whole) == f"{prefix}{separator}red circle"
+
+
+@given(HOSTILE, st.sampled_from([task for task in Task if task is not Task.EVENT]))
+def test_only_an_event_holds_event_tokens(text, task):
+    assert SPECIAL_IDS.isdisjoint(encoder().completion(task, text))
 
 
 @given(BENIGN)
@@ -128,3 +137,22 @@ def test_a_tokenizer_without_the_tokens_is_refused():
         PromptEncoder(tokenizer(event_tokens=False), Prompts())
     assert all(token in str(refused.value) for token in EVENT_TOKENS)
     assert "<|im_start|>" not in str(refused.value)
+
+
+@pytest.mark.parametrize("token", ["<|video_pad|>", "<|image_pad|>", "<|im_end|>", EVENT_START])
+def test_a_tokenizer_that_would_take_text_for_a_special_token_is_refused(token, tmp_path):
+    tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    [entry] = [entry for entry in content["added_tokens"] if entry["content"] == token]
+    entry["special"] = False
+    path.write_text(json.dumps(content))
+    named = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    for kind in ("additional_special_tokens", "extra_special_tokens", "eos_token"):
+        if kind in named:
+            named[kind] = [t for t in named[kind] if t != token] if isinstance(named[kind], list) else "<|endoftext|>"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.convert_tokens_to_ids(token) in loaded(token, split_special_tokens=True)["input_ids"]
+    with pytest.raises(CheckpointError, match=f"does not mark {re.escape(token)} as special"):
+        PromptEncoder(loaded, Prompts())

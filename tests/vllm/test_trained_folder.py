@@ -162,8 +162,8 @@ def test_the_same_tokens_are_written(engines: Engines) -> None:
         allowed_token_ids=sorted(set(range(words)) - set(checkpoint.banned_ids)),
     )
     asked = [(each, task) for each in engines.passes() for task in TASKS]
-    prefixes = engines.ours.settings.prompts.prefixes
-    outputs = engines.theirs.generate([engines.request(each, prefixes[task]) for each, task in asked], sampling)
+    prompts = engines.ours.settings.prompts
+    outputs = engines.theirs.generate([engines.request(each, prompts.prefix(task)) for each, task in asked], sampling)
     for (each, task), output in zip(asked, outputs, strict=True):
         # As many visual tokens: frames were resized to the same size. The same words, tokenised as one string.
         assert output.prompt_token_ids == [*each.prompt_ids, *encoder.prefix(task)]
@@ -183,7 +183,7 @@ def test_options_are_as_probable(engines: Engines) -> None:
     end = "<|im_end|>" if prompts.answer_style == "words" else ""
     for each in asked:
         texts = [prompts.completion(Task.ANSWER, text) + end for text in prompts.option_texts(each.options)]
-        prefix = prompts.prefixes[Task.ANSWER]
+        prefix = prompts.prefix(Task.ANSWER)
         outputs = engines.theirs.generate([engines.request(each, prefix + text) for text in texts], sampling)
         given = len(each.prompt_ids) + len(encoder.prefix(Task.ANSWER))
         for output, expected in zip(outputs, each.reply.option_log_probs, strict=True):

@@ -156,7 +156,7 @@ class LocalClipSession:
         texts = encoder.prompts.option_texts(options)
         # The words of one option may begin those of another, so the end of the turn is scored as well. Letters differ.
         end = (encoder.end_id,) if encoder.prompts.answer_style == "words" else ()
-        sequences = [(*encoder.text(encoder.prompts.completion(Task.ANSWER, t)), *end) for t in texts]
+        sequences = [(*encoder.completion(Task.ANSWER, text), *end) for text in texts]
         return tuple(float(scores.sum()) for scores in decoder.score(sequences, prefix))
 
     def _completion(self, tokens: Sequence[int]) -> Completion:

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, VIDEO_PAD = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
+# Not placed by us, but a text must not become one of them either.
+_OTHER_SPECIAL = ("<|image_pad|>", "<|vision_pad|>", "<|endoftext|>")
 
 
 class PromptEncoder:
     """Tokenises the pieces of a prompt for one checkpoint.
 
     Raises:
-        CheckpointError: the tokenizer lacks a special token that the layout needs.
+        CheckpointError: the tokenizer lacks a special token that the layout needs, or takes one for ordinary text, so
+            that a question could hold it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompts: Prompts) -> None:
@@ -40,6 +43,13 @@ class PromptEncoder:
                 f"the tokenizer has no {', '.join(missing)}; this is not a Qwen-VL tokenizer with the event tokens"
             )
         self.ids = {token: known[token] for token in needed}
+        special = [token for token in (*needed, *_OTHER_SPECIAL) if token in known]
+        ordinary = [token for token in special if known[token] in self.text(token)]
+        if ordinary:
+            raise CheckpointError(
+                f"the tokenizer does not mark {', '.join(ordinary)} as special, so a text could hold such a token; "
+                'give it "special": true in tokenizer.json and tokenizer_config.json'
+            )
 
     @property
     def end_id(self) -> int:
@@ -105,11 +115,16 @@ class PromptEncoder:
         )
 
     def prefix(self, task: Task) -> tuple[int, ...]:
-        return self.text(self.prompts.prefixes[task])
+        """What a completion of the task continues. The ids of prefix and completion are those of the joined text."""
+        return self.text(self.prompts.prefix(task))
 
     def completion(self, task: Task, text: str) -> tuple[int, ...]:
-        """What the model is to write behind a task prefix, without the end token."""
-        return self.target(self.prompts.completion(task, text))
+        """What the model is to write behind a task prefix, without the end token.
+
+        Only an event holds event tokens: the text of other tasks comes from data and options.
+        """
+        written = self.prompts.completion(task, text)
+        return self.target(written) if task is Task.EVENT else self.text(written)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion; the event tokens stay visible, the end token goes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from videoreasoner.engines.local import LocalEngine
 from videoreasoner.errors import RowError
 from videoreasoner.models.checkpoint import Checkpoint
 from videoreasoner.models.clip_features import ClipFeatures
+from videoreasoner.models.tree_batch import TreeBatch
 from videoreasoner.rows import Row
 from videoreasoner.tasks import Task, parse_event
+from videoreasoner.training.cold_start import target_batch
 from videoreasoner.training.data.examples import longest_event
 from videoreasoner.utils.stopwatch import Stopwatch
 from videoreasoner.video.pyav.file import VideoFile
@@ -42,6 +45,28 @@ def test_training_sees_what_inference_sees(checkpoint: Checkpoint, data: Path) -
     assert torch.equal(torch.cat(list(seen)), clip.features)
     # The prompt is the one that inference feeds, task prefix included.
     assert reply.tokens_in == len(made.prompt) + len(checkpoint.encoder.prefix(Task.ANSWER))
+
+
+def test_a_prefix_is_taught_by_the_cold_start_and_given_in_grpo(checkpoint: Checkpoint, data: Path) -> None:
+    """The same tokens in both; in GRPO those of the prefix belong to the prompt, and to no completion or length."""
+    taught = example(maker_for(checkpoint), data)
+    asked = example(replace(maker_for(checkpoint), max_target_length=None), data)
+    assert taught.prompt.prefixes == asked.targets == {}
+    assert taught.prompt.question == asked.prompt.question
+    assert set(asked.prompt.prefixes) == set(taught.targets) == set(Task)
+    completions = {}
+    for task, prefix in asked.prompt.prefixes.items():
+        assert prefix == checkpoint.encoder.prefix(task)
+        assert taught.targets[task][: len(prefix)] == prefix
+        completions[task] = [taught.targets[task][len(prefix) :]]
+    pad_id = checkpoint.encoder.pad_id
+    for shared_prompt in (True, False):
+        cold_start = target_batch([taught], pad_id, shared_prompt)
+        grpo = TreeBatch.from_prompts([asked.prompt], [completions], pad_id, shared_prompt)
+        assert cold_start.lengths.tolist() == [len(target) for target in taught.targets.values()]
+        assert cold_start.labels.tolist() == [token for target in taught.targets.values() for token in target]
+        assert grpo.lengths.tolist() == [len(own) for [own] in completions.values()]
+        assert grpo.labels.tolist() == [token for [own] in completions.values() for token in own]
 
 
 def test_events_are_limited_to_the_video(checkpoint: Checkpoint, data: Path) -> None:

@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
+from tests.models.qwen_vocabulary import qwen_tokenizer
 from tests.training.toy import make_data, make_model, recipe_content
 from videoreasoner.errors import CheckpointError
+from videoreasoner.models.prompt_encoder import PromptEncoder
+from videoreasoner.prompts import Prompts
+from videoreasoner.rows import Row
+from videoreasoner.tasks import Task
+from videoreasoner.training.data.examples import prefixes_and_targets, text_length
 from videoreasoner.training.planning.memory import (
     count_parameters,
 )
@@ -86,3 +92,21 @@ def test_a_folder_that_does_not_exist_yet_is_planned_for_as_what_makes_it(folder
     assert "no shipped recipe writes it. Planned for as qwen2-vl-2b, which its name begins with" in named.note
     with pytest.raises(CheckpointError, match="out/mine/other: no such folder"):
         read_model(recipe_for(folder, model_name_or_path="out/mine/other"))
+
+
+def test_tokens_that_are_counted_by_characters_are_about_those_of_the_real_vocabulary() -> None:
+    row = Row.model_validate(
+        {
+            "id": "1", "video": "a.mp4", "event": [3.0, 9.5], "answer": "A", "key_elements": ["fridge door", "milk"],
+            "question": "What does the man in the blue shirt do after he opens the fridge?",
+            "options": ["He drinks a glass of milk", "He closes the door", "He calls his dog"],
+        }
+    )  # fmt: skip
+    fields = {task: frozenset([task]) for task in (Task.EVENT, Task.KEY_ELEMENTS, Task.ANSWER)}
+    content = {**recipe_content(Path(), Path("rows.jsonl")), "model_name_or_path": "Qwen/Qwen2-VL-7B"}
+    recipe = parse_recipe(content, ColdStartRecipe)
+    counts = []
+    for encoder in (read_model(recipe).encoder, PromptEncoder(qwen_tokenizer(), Prompts())):
+        _, targets = prefixes_and_targets(row, fields, encoder, 30.0, 512)
+        counts.append(text_length(encoder.question(row.question, row.options or ()), targets, encoder))
+    assert counts[1] <= counts[0] <= 1.2 * counts[1]

@@ -222,7 +222,7 @@ class GrpoTrainer(TreeTrainer):
                         example.duration_s,
                         example.video,
                         [rollout.task for rollout in group],
-                        [f"{asked}\n{encoder.prompts.prefixes[rollout.task]}" for rollout in group],
+                        [f"{asked}\n{encoder.prompts.prefix(rollout.task)}" for rollout in group],
                         texts,
                         [rollout.tokens for rollout in group],
                     )

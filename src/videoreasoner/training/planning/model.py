@@ -166,7 +166,8 @@ class _CharacterCounter:
 
     def get_vocab(self) -> dict[str, int]:
         special = (TURN_START, TURN_END, VISION_START, VISION_END, VIDEO_PAD, *EVENT_TOKENS)
-        return {token: number for number, token in enumerate(special)}
+        # From 1, because 0 is its id of text.
+        return {token: number for number, token in enumerate(special, 1)}
 
     def __call__(self, text: str, **options: bool) -> dict[str, list[int]]:
         return {"input_ids": [0] * math.ceil(len(text) / _CHARACTERS_PER_TOKEN)}
