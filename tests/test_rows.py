@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from videoreasoner.errors import RowError
+from videoreasoner.prompts import Prompts
 from videoreasoner.rows import Row, read_rows, write_rows
+from videoreasoner.scoring import score_completion
 from videoreasoner.spans import Span
 from videoreasoner.tasks import LETTERS, Task
 
@@ -140,6 +142,18 @@ def test_answers_are_stored_as_letters(answer: str, letter: str) -> None:
     row = Row.model_validate({**FULL, "answer": answer})
     assert row.answer == letter
     assert Row.model_validate_json(row.to_json_line()) == row
+
+
+@pytest.mark.parametrize("answer", ["B", "B. blue", "blue", "(b) blue", "B: Blue"])
+def test_letters_that_the_options_bring_along_are_left_out(answer: str) -> None:
+    content = {"id": "1", "video": "a", "question": "?", "options": ["A. red", "B. blue"], "answer": answer}
+    row = Row.model_validate(content)
+    assert (row.options, row.answer, row.had_letters) == (["red", "blue"], "B", True)
+    assert not Row.model_validate({**content, "options": ["red", "blue"]}).had_letters
+    assert Prompts(instruction="").user_text("?", row.options or ()).endswith("A. red\nB. blue")
+    for written in ("B. blue", "B", "blue", "A. blue"):
+        score = score_completion(row, Task.ANSWER, written, 10.0)
+        assert score.value == float(written != "A. blue")
 
 
 def test_a_capital_letter_is_the_letter_even_if_an_option_says_otherwise() -> None:

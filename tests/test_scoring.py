@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.models.qwen_vocabulary import qwen_tokenizer
+from videoreasoner.models.prompt_encoder import PromptEncoder
+from videoreasoner.prompts import Prompts
 from videoreasoner.rows import Row
 from videoreasoner.scoring import reference_events, score_completion
 from videoreasoner.spans import Span
 from videoreasoner.tasks import Task, event_text
 from videoreasoner.training.grpo.rewards import load_rewards
+from videoreasoner.training.runtime.held_out import _sample
 
 
 def row(**fields) -> Row:
@@ -47,6 +55,16 @@ def test_an_event_that_cannot_be_read_scores_zero(text: str) -> None:
         ("40 %", "40", 1.0),
         ("Paris", "paris!", 1.0),
         ("12", "13", 0.0),
+        ("12", "1,2", 0.0),
+        ("1,2", "1,2", 1.0),
+        ("1,2", "12", 0.0),
+        ("1234", "1,234", 1.0),
+        ("1,234,567.5", "1234567.5", 1.0),
+        ("1234", "12,34", 0.0),
+        ("1234", "1,234.", 1.0),
+        ("0.5", ".5", 1.0),
+        ("1,2345", "12345", 0.0),
+        ("red", "red <|event_end|>", 1.0),
         ("red", "blue", 0.0),
     ],
 )
@@ -85,6 +103,30 @@ def test_a_thought_is_parsed_where_its_answer_is(text: str, is_parsed: bool) -> 
     asked = row(options=["red", "blue"], answer="B")
     assert score_completion(asked, Task.THINK, text, 8.0).is_parsed is is_parsed
     assert score_completion(row(answer="red"), Task.THINK, text, 8.0).is_parsed is (is_parsed or "green" in text)
+
+
+@given(st.integers(0, 10**12), st.sampled_from(["", ".", " %", "%."]), st.sampled_from(["+", "", " "]))
+def test_thousands_may_be_separated_where_they_are_and_nowhere_else(number, behind, before) -> None:
+    asked = row(answer=str(number))
+    written = f"{number:,}"
+    assert score_completion(asked, Task.ANSWER, f"{before}{written}{behind}", 10.0).value == 1.0
+    moved = f"{written[:-1]},{written[-1]}"
+    assert score_completion(asked, Task.ANSWER, moved, 10.0).value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [("12", "12."), ("a red car", "red car"), ("red car", "a red car."), ("40 %", "40"), ("40", "40 %"), ("12", "1,2")],
+)
+def test_an_open_answer_is_worth_the_same_as_reward_and_as_held_out_sample(answer: str, text: str) -> None:
+    asked, tokenizer = row(answer=answer), qwen_tokenizer()
+    encoder = PromptEncoder(tokenizer, Prompts())
+    checkpoint = SimpleNamespace(encoder=encoder, end_ids=(encoder.end_id,))
+    example = SimpleNamespace(row=asked, duration_s=10.0)
+    ids = [*encoder.completion(Task.ANSWER, text), encoder.end_id]
+    sample = _sample(checkpoint, example, Task.ANSWER, ids)
+    scored = load_rewards({"accuracy": 1.0}).score(asked, 10.0, "v", [Task.ANSWER], ["?"], [sample.text], [ids])
+    assert sample.score == scored.totals[0] == (0.0 if text == "1,2" else 1.0)
 
 
 def test_rewards_and_held_out_samples_give_this_score() -> None:

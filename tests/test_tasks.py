@@ -17,6 +17,8 @@ from videoreasoner.tasks import (
     parse_thought,
     stated_answer,
     thought_text,
+    without_event_tokens,
+    without_own_letters,
 )
 
 DURATIONS = st.floats(1e-3, 1e5)
@@ -252,7 +254,7 @@ def test_thoughts_are_read_as_they_were_written(reasoning, answer):
     # Blanks around are the format's. The last mark counts, so that reasoning may even hold one.
     assert parse_thought(text) == ((reasoning.strip(), answer.strip()) if answer.strip() else None)
     assert stated_answer(Task.THINK, text) == (answer.strip() or None)
-    assert stated_answer(Task.ANSWER, text) == text
+    assert stated_answer(Task.ANSWER, text) == text.strip()
 
 
 @given(st.text(max_size=60))
@@ -266,3 +268,36 @@ def test_without_the_mark_there_is_no_thought(text):
 def test_the_tags_of_video_r1_are_taken_off(rest):
     assert parse_thought(f"It meows.\n</think>{rest}") == ("It meows.", "B")
     assert parse_thought("It meows.</think><answer> </answer>") is None
+
+
+@pytest.mark.parametrize("form", ["{}. ", "({}) ", "{}) ", "{}: ", " {}.  "])
+def test_letters_that_options_bring_along_are_left_out(form):
+    options = ["tie shoes", "a red\nball", "3"]
+    lettered = [form.format(letter) + option for letter, option in zip(LETTERS, options, strict=False)]
+    assert without_own_letters(lettered) == options
+    assert without_own_letters(without_own_letters(lettered)) == options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["A. red", "blue"],
+        ["B. red", "A. blue"],
+        ["A dog", "B cat"],
+        ["A. red", "B. Red"],
+        ["A.", "B."],
+        ["A. ", "B. "],
+        ["a. red", "b. blue"],
+        ["A.M.", "B.M."],
+        [],
+    ],
+)
+def test_other_options_stay_as_they_are(options):
+    assert without_own_letters(options) == options
+
+
+def test_event_tokens_are_no_part_of_what_people_read():
+    assert without_event_tokens("<|event_end|> a red <|event_start|>hat <|event_end|>") == "a red hat"
+    assert stated_answer(Task.ANSWER, "red<|event_end|>") == "red"
+    assert stated_answer(Task.THINK, "so </think> red <|event_end|>") == "red"
+    assert parse_key_elements("dog, <|event_end|>, <|event_start|>hat") == ["dog", "hat"]

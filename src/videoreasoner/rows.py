@@ -8,12 +8,14 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
     field_serializer,
@@ -23,7 +25,7 @@ from pydantic import (
 
 from videoreasoner.errors import RowError
 from videoreasoner.spans import Span
-from videoreasoner.tasks import LETTERS, Task
+from videoreasoner.tasks import LETTERS, Task, without_own_letters
 from videoreasoner.utils.files import replacing
 from videoreasoner.utils.validation import explain
 
@@ -54,7 +56,8 @@ class Row(BaseModel, extra="allow", frozen=True):
         id: name of the row.
         video: a path or a URL; see `video_path`.
         question: the question alone, without options.
-        options: 2 to 26 texts, different from each other (whatever their case).
+        options: 2 to 26 texts, different from each other (whatever their case). Letters that they bring along, as in
+            "A. red", are left out; see `tasks.without_own_letters`.
         answer: with options, the letter of the right one; otherwise free text. The words of an
             option are accepted and stored as its letter. A capital letter within the options
             always means the letter, even if an option consists of that letter.
@@ -79,6 +82,8 @@ class Row(BaseModel, extra="allow", frozen=True):
     reasoning: _Words | None = None
     duration: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
     source: str | None = None
+
+    _had_letters: bool = PrivateAttr(default=False)
 
     @field_validator("event", mode="before")
     @classmethod
@@ -112,6 +117,21 @@ class Row(BaseModel, extra="allow", frozen=True):
         if not 2 <= len(options) <= len(LETTERS) or not all(isinstance(o, str) for o in options):
             return data
         return {**data, "answer": _choice(answer, options)}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _without_letters(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        options = data.get("options") if isinstance(data, dict) else None
+        if not isinstance(options, (list, tuple)) or not all(isinstance(option, str) for option in options):
+            return handler(data)
+        row = handler({**data, "options": without_own_letters(options)})
+        row._had_letters = row.options != list(options)
+        return row
+
+    @property
+    def had_letters(self) -> bool:
+        """Whether the options brought their own letters, which were left out."""
+        return self._had_letters
 
     @field_serializer("event", mode="wrap")
     def _pairs(self, value: list[Span] | None, _: SerializerFunctionWrapHandler) -> Any:
@@ -283,6 +303,10 @@ def _choice(answer: str, options: list[str] | tuple[str, ...]) -> str:
     bare = re.fullmatch(r"\(?([A-Za-z])[).:]?", text)
     if bare and bare[1].upper() in letters:
         return bare[1].upper()
+    # "B. blue", as the options of some data sets are written.
+    for letter, word in zip(letters, words, strict=True):
+        if re.fullmatch(rf"\(?{letter}[).:]\s+{re.escape(word)}", text, re.IGNORECASE):
+            return letter
     raise ValueError(
         f"answer: {answer!r} is none of the options; give a letter A to {letters[-1]}, or the words of an option"
     )

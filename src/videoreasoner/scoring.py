@@ -100,10 +100,14 @@ def _score_answer(row: Reference, stated: str | None) -> Score:
     return Score(float(_plain(stated) == _plain(row.answer)), is_parsed, "text")
 
 
+# Commas between groups of three digits only: "1,234" is a number, "1,2" are two.
+_NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)")
+
+
 def _number(text: str) -> float | None:
     """The value of a text that is a number and nothing else, such as "1,200", "40 %" or "-3.5."; otherwise None."""
-    bare = text.strip().rstrip(".").replace(",", "").removesuffix("%").strip()
-    return float(bare) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", bare) else None
+    bare = text.strip().rstrip(".").removesuffix("%").strip()
+    return float(bare.replace(",", "")) if _NUMBER.fullmatch(bare) else None
 
 
 def _plain(text: str) -> str:

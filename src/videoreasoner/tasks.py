@@ -26,6 +26,8 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # A letter that cannot be an article: with punctuation behind it (but not as in "e.g."), or alone on its line.
 _LETTER = re.compile(r"\(?([A-Za-z])(?:\)|[:,]|\.(?!\w\.)|[^\S\n]*(?:$|\n|[-\u2013\u2014:]\s))")
 _LETTER_AND_WORDS = re.compile(r"\(?([A-Za-z])\s+(.+)", re.DOTALL)
+# "A. red", "(A) red", "A: red"; a letter and a blank alone may be words.
+_OWN_LETTER = re.compile(r"\s*\(?([A-Z])[.):]\s+(\S|\S.*\S)\s*", re.DOTALL)
 # English words of one letter.
 _WORDS_OF_A_LETTER = "AI"
 
@@ -76,9 +78,9 @@ def key_elements_text(elements: Sequence[str]) -> str:
 
 
 def parse_key_elements(text: str) -> list[str]:
-    """Words between commas, blanks and repetitions (whatever their case) dropped, order kept."""
+    """Words between commas; blanks, event tokens and repetitions (whatever their case) dropped, order kept."""
     seen: dict[str, str] = {}
-    for part in re.split(r"[,;\n]", text):
+    for part in re.split(r"[,;\n]", without_event_tokens(text)):
         element = _bare(part)
         if element:
             seen.setdefault(element.casefold(), element)
@@ -117,6 +119,19 @@ def parse_choice(text: str, options: Sequence[str]) -> str | None:
     return None
 
 
+def without_own_letters(options: Sequence[str]) -> list[str]:
+    """Options without the letters that they bring along: "A. red", "B. blue" become "red", "blue".
+
+    Prompts write the letters, so that such options, as those of Video-R1, would read "A. A. red". Letters are taken off
+    only where every option begins with its own, with words behind it, and the words differ.
+    """
+    found = [_OWN_LETTER.fullmatch(option) for option in options]
+    words = [match[2] for match in found if match]
+    is_own = [match[1] for match in found if match] == list(LETTERS[: len(options)])
+    are_different = len({word.casefold() for word in words}) == len(options)
+    return words if options and is_own and are_different else list(options)
+
+
 def thought_text(reasoning: str, answer: str) -> str:
     """Reasoning and answer as the model writes them behind its prefix: `... </think> answer`."""
     return f"{reasoning.strip()} {THINK_END} {answer.strip()}"
@@ -134,11 +149,21 @@ def parse_thought(text: str) -> tuple[str, str] | None:
 
 
 def stated_answer(task: Task, text: str) -> str | None:
-    """What a completion gives as the answer: all of it, or what follows the reasoning of a thought; None without."""
+    """What a completion gives as the answer: all of it, or what follows the reasoning of a thought; None without.
+
+    Event tokens, which a model may write anywhere, are no part of it.
+    """
     if task is not Task.THINK:
-        return text
+        return without_event_tokens(text)
     thought = parse_thought(text)
-    return None if thought is None else thought[1]
+    return None if thought is None else without_event_tokens(thought[1])
+
+
+def without_event_tokens(text: str) -> str:
+    """A text for people: `red <|event_end|>` is "red"."""
+    for token in EVENT_TOKENS:
+        text = text.replace(token, "")
+    return text.strip()
 
 
 def _bare(text: str) -> str:

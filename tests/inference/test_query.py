@@ -54,3 +54,11 @@ def test_a_question_is_checked_without_torch() -> None:
         "import sys, videoreasoner.inference.query; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_letters_that_options_bring_along_are_left_out_and_noted():
+    query = Query("?", ("A. red", "B. blue"))
+    assert query.options == ("red", "blue")
+    assert query.notes == ("the letters that the options bring along were left out",)
+    assert query == Query("?", ("red", "blue"))
+    assert Query("?", ("A. red", "blue")).notes == ()

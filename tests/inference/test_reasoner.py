@@ -192,7 +192,7 @@ def test_think_mode_is_one_pass_over_the_uniform_frames_and_shows_no_evidence(vi
         ("A or B? </think> blue.", "blue", "B", []),
         ("</think> Red", "red", "A", []),
         ("A or B? </think> a green one", "a green one", None, ["the written answer names none of the options"]),
-        ("A or B? </think> ", "A or B? </think> ", None, ["the reasoning ends without an answer"]),
+        ("A or B? </think> ", "A or B? </think>", None, ["the reasoning ends without an answer"]),
         ("blue", "blue", None, ["the reasoning ends without an answer"]),
         ("", "", None, ["the reasoning ends without an answer"]),
     ],
@@ -248,6 +248,21 @@ def test_confidence_is_a_distribution_and_the_choice_its_largest(
 def test_without_options_the_text_is_what_was_written(video_file: Path) -> None:
     answer = Reasoner(FakeEngine()).ask(video_file, "What?")
     assert (answer.text, answer.choice, answer.confidence) == ("an answer", None, None)
+
+
+@pytest.mark.parametrize("mode", ["direct", "think"])
+@pytest.mark.parametrize("written", ["so </think> red <|event_end|>", "red <|event_end|> "])
+def test_event_tokens_are_in_the_completion_and_not_in_the_answer(video_file: Path, mode: str, written: str) -> None:
+    engine = FakeEngine(texts={Task.ANSWER: written, Task.THINK: written})
+    answer = Reasoner(engine).ask(video_file, "What?", mode=mode)
+    assert answer.text == ("red" if mode == "think" or "</think>" not in written else "so </think> red")
+    assert answer.completions == {"think" if mode == "think" else "answer": written}
+
+
+def test_a_note_says_that_letters_were_left_out(video_file: Path) -> None:
+    answer = Reasoner(FakeEngine(best=lambda _: 1)).ask(video_file, "What?", ["A. red", "B. blue"], mode="direct")
+    assert (answer.text, answer.choice, answer.options) == ("blue", "B", ("red", "blue"))
+    assert answer.notes == ["the letters that the options bring along were left out"]
 
 
 def test_work_and_time_are_those_of_one_question(video_file: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from videoreasoner.errors import QuestionError, SettingError
-from videoreasoner.tasks import LETTERS
+from videoreasoner.tasks import LETTERS, without_own_letters
 
 Mode = Literal["focus", "direct", "think"]
 """focus: locate, look densely, answer. direct: one pass over evenly spread frames. think: one pass, reason in text."""
@@ -30,12 +30,17 @@ def check_mode(mode: str) -> Mode:
 class Query:
     """A question about a video, with its options if it has any.
 
+    Attributes:
+        options: without letters that they bring along; see `tasks.without_own_letters`.
+        notes: how the query differs from what was given, in sentences.
+
     Raises:
         QuestionError: it cannot be asked.
     """
 
     text: str
     options: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), init=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -62,3 +67,8 @@ class Query:
             if plain in seen:
                 raise QuestionError(f"option {option!r} is given twice")
             seen.add(plain)
+        plain_options = tuple(without_own_letters(self.options))
+        if plain_options != self.options:
+            # The way to set a field of a frozen dataclass.
+            object.__setattr__(self, "options", plain_options)
+            object.__setattr__(self, "notes", ("the letters that the options bring along were left out",))

@@ -33,7 +33,15 @@ from videoreasoner.retrieval.keyframes import Keyframe
 from videoreasoner.retrieval.search import SearchedFrames, VideoSearch, sparse_key_times
 from videoreasoner.settings import Settings
 from videoreasoner.spans import Span, merge
-from videoreasoner.tasks import LETTERS, Task, parse_choice, parse_event, parse_key_elements, stated_answer
+from videoreasoner.tasks import (
+    LETTERS,
+    Task,
+    parse_choice,
+    parse_event,
+    parse_key_elements,
+    stated_answer,
+    without_event_tokens,
+)
 from videoreasoner.utils.stopwatch import Stopwatch
 from videoreasoner.video.isolated.file import DEFAULT_TIME_LIMIT_S, GuardedVideoFile
 from videoreasoner.video.isolated.process import start_decoder
@@ -251,7 +259,7 @@ class VideoSession:
             duration_s=self.video.duration_s,
             settings=self.settings.for_inference(),
             # Every answer about a damaged video says so, because an answer may be read without the others.
-            notes=[*focus.notes, *self.video.problems, *answered.notes],
+            notes=[*query.notes, *focus.notes, *self.video.problems, *answered.notes],
             completions={str(task): written.text for task, written in completions.items()},
         )
 
@@ -295,7 +303,9 @@ class VideoSession:
             notes.append(f"the text was cut off at max_thought_tokens ({self.settings.max_thought_tokens})")
         stated = stated_answer(Task.THINK, thought.text)
         if stated is None:
-            return FinalAnswer(thought.text, notes=[*notes, "the reasoning ends without an answer"])
+            return FinalAnswer(
+                without_event_tokens(thought.text), notes=[*notes, "the reasoning ends without an answer"]
+            )
         if not query.options:
             return FinalAnswer(stated, notes=notes)
         choice = parse_choice(stated, query.options)
@@ -334,7 +344,7 @@ class _Work:
 def _read_answer(final: Reply, query: Query) -> FinalAnswer:
     """The most probable option, or what was written where there are no options."""
     if not query.options:
-        return FinalAnswer(final.completions[Task.ANSWER].text)
+        return FinalAnswer(without_event_tokens(final.completions[Task.ANSWER].text))
     confidence = _softmax(final.option_log_probs)
     choice = max(confidence, key=confidence.__getitem__)
     return FinalAnswer(query.options[LETTERS.index(choice)], choice, confidence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -37,6 +38,9 @@ def prepare(recipe: Recipe, overwrite: bool, max_target_length: int | None, step
     step_rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     data = read_data(recipe)
+    lettered = sum(row.had_letters for rows in (*data.sources, *data.held_out) for row in rows.rows)
+    if lettered and args.process_index == 0:
+        print(f"note: the letters that the options of {lettered} rows bring along are left out", file=sys.stderr)
     sampler = RowSampler([len(rows) for rows in data.sources], [rows.weight for rows in data.sources], recipe.seed)
     if recipe.max_steps < 0:
         args.max_steps = total_steps(recipe.num_train_epochs, sampler.epoch_rows, step_rows) * steps_per_rollout
