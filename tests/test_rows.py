@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import pickle
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,7 +172,9 @@ def test_an_answer_without_options_is_free_text() -> None:
     ("change", "words"),
     [
         ({"id": " "}, "id: it is blank"),
-        ({"id": 7}, "id: "),
+        ({"id": 7.0}, "id: 7.0 is neither a text nor a whole number"),
+        ({"id": True}, "id: True is neither"),
+        ({"id": None}, "id: "),
         ({"question": None}, "question: "),
         ({"options": ["a"]}, "options: "),
         ({"options": [str(i) for i in range(27)]}, "options: "),
@@ -297,3 +301,62 @@ def test_relative_videos_are_found_below_the_root(video: str, root: Any, path: s
     row = Row.model_validate({**LEAST, "video": video})
     assert row.video_path(root) == path
     assert row.video_path(None if root is None else Path(root)) == path
+
+
+def test_whole_numbers_are_ids_compared_as_text_and_written_as_they_were(tmp_path: Path) -> None:
+    path = _file(tmp_path, {**LEAST, "id": 7}, {**LEAST, "id": "7"})
+    number, text = read_rows(path)
+    assert isinstance(number, Row)
+    assert isinstance(text, Row)
+    assert (number.id, number.json_id) == ("7", 7)
+    assert (text.id, text.json_id) == ("7", "7")
+    assert json.loads(number.to_json_line())["id"] == 7
+    assert json.loads(text.to_json_line())["id"] == "7"
+    copy = number.model_copy(update={"id": "7#2"})
+    assert json.loads(copy.to_json_line())["id"] == "7#2"
+    assert pickle.loads(pickle.dumps(number)).json_id == 7
+
+
+def test_the_same_rows_in_lines_an_array_and_csv(tmp_path: Path) -> None:
+    lines = _file(tmp_path, FULL, LEAST)
+    array, table = tmp_path / "rows.json", tmp_path / "rows.csv"
+    array.write_text(json.dumps([FULL, LEAST], indent=1))
+    columns = [*FULL]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        plain = {key: value if isinstance(value, str) else json.dumps(value) for key, value in FULL.items()}
+        writer.writerows([plain, LEAST])
+        writer.writerow({**plain, "options": "|".join(FULL["options"]), "event": "3.2|8"})
+    read = list(read_rows(array))
+    assert read == list(read_rows(lines))
+    with lines.open("rb") as stream:
+        assert list(read_rows(stream)) == read
+    full, least, piped = read_rows(table)
+    assert isinstance(piped, Row)
+    assert isinstance(full, Row)
+    known = set(Row.model_fields)
+    assert full.model_dump(include=known) == read[0].model_dump(include=known)  # type: ignore[union-attr]
+    assert least == read[1]
+    assert piped.options == FULL["options"]
+    assert piped.event == [Span(3.2, 8.0)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ({"options": "red"}, "options: "),
+        ({"options": "[1, 2]"}, "options.0: "),
+        ({"event": "from 3 to 8"}, "event: give [start, end]"),
+        ({"duration": "a minute"}, "duration: "),
+        ({"question": ""}, "question is missing"),
+    ],
+)
+def test_bad_cells_are_named(tmp_path: Path, cells: dict[str, str], words: str) -> None:
+    path = tmp_path / "rows.csv"
+    row = {"id": "1", "video": "v.mp4", "question": "What?", **cells}
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([row.keys(), row.values()])
+    [error] = read_rows(path)
+    assert str(error).startswith(f"{path}, line 2: ")
+    assert words in str(error)

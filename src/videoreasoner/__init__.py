@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from videoreasoner.errors import RewardError as RewardError
     from videoreasoner.errors import RowError as RowError
     from videoreasoner.errors import SettingError as SettingError
+    from videoreasoner.errors import Stopped as Stopped
     from videoreasoner.errors import TrainingError as TrainingError
     from videoreasoner.errors import VideoError as VideoError
     from videoreasoner.errors import VideoReasonerError as VideoReasonerError
+    from videoreasoner.errors import WorkerError as WorkerError
     from videoreasoner.inference.answer import Answer as Answer
     from videoreasoner.inference.answer import FrameUse as FrameUse
     from videoreasoner.inference.answer import Usage as Usage
@@ -49,11 +51,13 @@ _MODULES = {
     "RowError": "errors",
     "SettingError": "errors",
     "Span": "spans",
+    "Stopped": "errors",
     "TrainingError": "errors",
     "Usage": "inference.answer",
     "VideoError": "errors",
     "VideoFile": "video.pyav.file",
     "VideoReasonerError": "errors",
+    "WorkerError": "errors",
 }
 __all__ = list(_MODULES)
 

@@ -48,3 +48,11 @@ class TrainingError(VideoReasonerError):
 
 class EvaluationError(VideoReasonerError):
     """A run of a benchmark that cannot start in its folder, continue, or be compared with another."""
+
+
+class WorkerError(VideoReasonerError):
+    """A process that answers questions for another one, and that died."""
+
+
+class Stopped(VideoReasonerError):
+    """The user stopped a command. The message says how far it was and how to go on; the exit code is 130."""

@@ -8,11 +8,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Self
+from typing import Annotated, Any, BinaryIO, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
@@ -27,6 +28,7 @@ from videoreasoner.errors import RowError
 from videoreasoner.spans import Span
 from videoreasoner.tasks import LETTERS, Task, without_own_letters
 from videoreasoner.utils.files import replacing
+from videoreasoner.utils.tables import Cells, read_objects
 from videoreasoner.utils.validation import explain
 
 _LONGEST_S = sys.float_info.max
@@ -37,6 +39,14 @@ def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("it is blank")
     return text
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is neither a text nor a whole number")
+    return value
 
 
 _Words = Annotated[str, AfterValidator(_not_blank)]
@@ -53,7 +63,7 @@ class Row(BaseModel, extra="allow", frozen=True):
     unknown.
 
     Attributes:
-        id: name of the row.
+        id: name of the row. A line may give a whole number; it is compared as text and written again as it was.
         video: a path or a URL; see `video_path`.
         question: the question alone, without options.
         options: 2 to 26 texts, different from each other (whatever their case). Letters that they bring along, as in
@@ -72,7 +82,7 @@ class Row(BaseModel, extra="allow", frozen=True):
         pydantic.ValidationError: on construction, for any other content.
     """
 
-    id: _Words
+    id: Annotated[_Words, BeforeValidator(_as_text)]
     video: _Words
     question: _Words
     options: Annotated[list[_Words], Field(min_length=2, max_length=len(LETTERS))] | None = None
@@ -84,6 +94,7 @@ class Row(BaseModel, extra="allow", frozen=True):
     source: str | None = None
 
     _had_letters: bool = PrivateAttr(default=False)
+    _number: int | None = PrivateAttr(default=None)
 
     @field_validator("event", mode="before")
     @classmethod
@@ -120,12 +131,16 @@ class Row(BaseModel, extra="allow", frozen=True):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _without_letters(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        options = data.get("options") if isinstance(data, dict) else None
-        if not isinstance(options, (list, tuple)) or not all(isinstance(option, str) for option in options):
+    def _remember_what_was_given(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(data, dict):
             return handler(data)
-        row = handler({**data, "options": without_own_letters(options)})
-        row._had_letters = row.options != list(options)
+        options, given_id = data.get("options"), data.get("id")
+        if isinstance(options, (list, tuple)) and all(isinstance(option, str) for option in options):
+            row = handler({**data, "options": without_own_letters(options)})
+            row._had_letters = row.options != list(options)
+        else:
+            row = handler(data)
+        row._number = given_id if isinstance(given_id, int) else None
         return row
 
     @property
@@ -169,13 +184,19 @@ class Row(BaseModel, extra="allow", frozen=True):
             return self.video
         return os.path.join(root, self.video)
 
+    @property
+    def json_id(self) -> str | int:
+        """The id as the line gave it: a text or a whole number."""
+        # A copy may have been given another id.
+        return self._number if self._number is not None and str(self._number) == self.id else self.id
+
     def to_json_line(self) -> str:
         """One line of JSON without its line end: the fields that were given, then unknown ones.
 
         Raises:
             RowError: an unknown field holds a value that JSON does not have, such as NaN.
         """
-        content = self.model_dump(exclude_unset=True)
+        content = {**self.model_dump(exclude_unset=True), "id": self.json_id}
         try:
             line = json.dumps(content, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -190,20 +211,25 @@ class Row(BaseModel, extra="allow", frozen=True):
         return line
 
 
-def read_rows(path: str | os.PathLike[str]) -> Iterator[Row | RowError]:
-    """The rows of a JSON-lines file, read as they are asked for; blank lines are skipped.
+def read_rows(source: str | os.PathLike[str] | BinaryIO) -> Iterator[Row | RowError]:
+    """The rows of a file of JSON lines, a JSON array or CSV, read as they are asked for; blank lines are skipped.
 
-    A line that is not a valid row is yielded as the error that names it, so that it does not stop the others.
+    See `utils.tables` for how the form is told, and `_from_cells` for what the cells of a CSV file mean. A line that is
+    not a valid row is yielded as the error that names it, so that it does not stop the others.
+
+    Args:
+        source: a path, or a stream of bytes such as `sys.stdin.buffer`.
 
     Raises:
-        RowError: there is no such file (at once), or it holds nothing but blank lines (at the
-            end).
+        RowError: there is no such file (at once), it cannot be read as a whole, or it holds no row (at the end).
     """
-    name = os.fsdecode(path)
+    if not isinstance(source, (str, os.PathLike)):
+        return _rows_of(source, "stdin")
+    name = os.fsdecode(source)
     if not os.path.exists(name):
-        raise RowError(f"{name}: no such file; give the path of a JSON-lines file")
+        raise RowError(f"{name}: no such file; give the path of a file of rows (JSON lines, a JSON array or CSV)")
     if os.path.isdir(name):
-        raise RowError(f"{name}: a folder; give the path of a JSON-lines file inside it")
+        raise RowError(f"{name}: a folder; give the path of a file of rows inside it")
     return _read(name)
 
 
@@ -224,44 +250,55 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
 
 
 def _read(name: str) -> Iterator[Row | RowError]:
-    is_empty = True
     try:
         # As bytes, so that one line that is not UTF-8 does not stop the others.
         with open(name, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    is_empty = False
-                    yield _parse(line, f"{name}, line {number}")
+            yield from _rows_of(file, name)
     except OSError as error:
         raise RowError(f"{name}: cannot be read ({error.strerror or error}); check the path and its rights") from error
+
+
+def _rows_of(file: BinaryIO, name: str) -> Iterator[Row | RowError]:
+    is_empty = True
+    for place, content in read_objects(file, name):
+        is_empty = False
+        yield content if isinstance(content, RowError) else _validated(content, place)
     if is_empty:
         raise RowError(f"{name}: holds no row; write one JSON object on each line")
 
 
-def _parse(line: bytes, place: str) -> Row | RowError:
+def _validated(content: dict[str, Any], place: str) -> Row | RowError:
     try:
-        content = json.loads(line.decode(), parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        return RowError(f"{place}: not UTF-8 text; save the file as UTF-8")
-    except json.JSONDecodeError as error:
-        return RowError(f"{place}: not JSON ({error.msg}, column {error.colno}); correct or remove the line")
-    except (ValueError, RecursionError) as error:
-        return RowError(f"{place}: not JSON ({error}); correct or remove the line")
-    if not isinstance(content, dict):
-        return RowError(
-            f"{place}: a {type(content).__name__} and not an object; "
-            'write each row on a line of its own, as {"id": ..., "video": ..., "question": ...}'
-        )
-    try:
-        return Row.model_validate(content)
+        return Row.model_validate(_from_cells(content) if isinstance(content, Cells) else content)
     except ValidationError as error:
         return RowError(f"{place}: {explain(error)}; correct or remove the line")
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+def _from_cells(cells: Cells) -> dict[str, Any]:
+    """The fields that a line of a CSV file holds.
+
+    `options` and `key_elements` are a JSON array of texts, or texts with `|` between them. `event` is JSON, as in a
+    JSON line, or two numbers with `|` between them. `duration` is a number. All other cells are texts, `id` as well.
+    """
+    fields = dict(cells)
+    for name in ("options", "key_elements"):
+        if name in cells:
+            listed = _json(cells[name])
+            fields[name] = listed if isinstance(listed, list) else [part.strip() for part in cells[name].split("|")]
+    if "event" in cells:
+        pair = [_json(part) for part in cells["event"].split("|")]
+        fields["event"] = pair[0] if len(pair) == 1 else pair
+    if "duration" in cells:
+        fields["duration"] = _json(cells["duration"])
+    return fields
+
+
+def _json(text: str) -> Any:
+    """What a text says in JSON; a text that is not JSON stays as it is, for the message about its field."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _is_number(value: Any) -> bool:

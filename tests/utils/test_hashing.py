@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from videoreasoner.benchmarks.candidate import LocalCandidate
 from videoreasoner.errors import EvaluationError, SettingError
+from videoreasoner.inference.candidate import LocalCandidate
 from videoreasoner.models.checkpoint import SHIPPED
 from videoreasoner.rows import Row
 from videoreasoner.utils.hashing import hash_checkpoint, hash_rows

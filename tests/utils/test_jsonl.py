@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from videoreasoner.errors import EvaluationError, SettingError
-from videoreasoner.utils.jsonl import RecordFile, is_failure, read_records
+from videoreasoner.utils.jsonl import RecordFile, RecordStream, is_failure, read_records
 
 RECORDS = [{"id": name, "mode": "focus", "row": {"id": name}, "text": "Où\u2028 là?"} for name in "abc"]
 
@@ -114,3 +115,36 @@ def test_half_a_surrogate_pair_is_escaped(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     write(path, [{"id": "\ud800"}])
     assert [json.dumps(record) for record in read_records(path)] == ['{"id": "\\ud800"}']
+
+
+def test_a_finished_file_is_in_order_and_keeps_what_it_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    unordered = [{"id": name, "n": n} for n, name in enumerate(["c", None, "old", 7, "a", None])]
+    with RecordFile(path) as file:
+        file.start(["a", None, "7", "missing", "c", None])
+        for record in unordered:
+            file.append(record)
+        assert list(read_records(path)) == unordered
+        file.finish()
+    assert [(r["id"], r["n"]) for r in read_records(path)] == [
+        ("a", 4), (None, 1), (7, 3), ("c", 0), (None, 5), ("old", 2),
+    ]  # fmt: skip
+    before = path.stat()
+    with RecordFile(path) as file:
+        file.start(["a", None, "7", "c", None])
+        file.finish()
+    # A file in order is not written again.
+    assert path.stat().st_ino == before.st_ino
+
+
+def test_a_stream_gets_each_record_as_soon_as_those_before_it_are_there() -> None:
+    stream = io.BytesIO()
+    with RecordStream(stream) as records:
+        records.start(["a", None, "7"])
+        there = []
+        for record in ({"id": 7}, {"id": "a"}, {"id": None}):
+            records.append(record)
+            there.append(stream.getvalue().count(b"\n"))
+        records.finish()
+    assert there == [0, 1, 3]
+    assert [json.loads(line)["id"] for line in stream.getvalue().splitlines()] == ["a", None, 7]

@@ -26,11 +26,12 @@ from typing import Any
 import torch
 
 from videoreasoner.benchmarks.benchmark import Benchmark
-from videoreasoner.benchmarks.candidate import Candidate
 from videoreasoner.benchmarks.results import Metrics, as_data, from_data, result, summarise
-from videoreasoner.benchmarks.workers import WorkerConfig, answer_videos
-from videoreasoner.errors import EvaluationError, SettingError
+from videoreasoner.errors import EvaluationError
+from videoreasoner.inference.candidate import Candidate
 from videoreasoner.inference.query import check_mode
+from videoreasoner.inference.records import by_video
+from videoreasoner.inference.workers import WorkerConfig, answer_videos, check_workers
 from videoreasoner.rows import Row
 from videoreasoner.utils.files import replacing
 from videoreasoner.utils.hashing import hash_data
@@ -86,12 +87,14 @@ def run_benchmark(
         candidate: what is asked.
         out: folder of the run.
         mode: "focus", "direct" or "think".
-        workers: processes that load the candidate and answer; 1 does it in this one.
+        workers: processes that load the candidate and answer, each on a GPU of its own where there are several; 1 does
+            it in this one.
         command: what is recorded as the command; by default that of this process.
         progress: told (questions done, questions in total).
 
     Raises:
-        EvaluationError: the benchmark has no questions, the folder holds another run or is in use, or a worker died.
+        EvaluationError: the benchmark has no questions, or the folder holds another run or is in use.
+        WorkerError: a worker died.
         SettingError: the mode or the number of workers makes no sense.
         VideoReasonerError: the candidate cannot be loaded.
     """
@@ -108,14 +111,11 @@ def run_benchmark(
     with RecordFile(out / ANSWERS_FILE, error=EvaluationError) as answers:
         _claim_folder(out, identity)
         answers.start()
-        waiting: dict[str, list[Row]] = {}
-        for row in rows:
-            if row.id not in answers.done:
-                waiting.setdefault(row.video, []).append(row)
-        done = len(rows) - sum(map(len, waiting.values()))
+        waiting = [row for row in rows if row.id not in answers.done]
+        done = len(rows) - len(waiting)
         progress(done, len(rows))
         config = WorkerConfig(candidate, mode, benchmark.video_root)
-        for record in answer_videos(config, list(waiting.values()), workers):
+        for record in answer_videos(config, by_video(waiting, benchmark.video_root), workers):
             answers.append(record)
             done += 1
             progress(done, len(rows))
@@ -134,8 +134,7 @@ def check_run_options(mode: str, workers: int) -> None:
         SettingError
     """
     check_mode(mode)
-    if workers < 1:
-        raise SettingError(f"--workers must be 1 or more, not {workers}")
+    check_workers(workers)
 
 
 def load_run(folder: Path) -> BenchmarkRun:
@@ -217,7 +216,7 @@ def _finish(
     """Score the answers, and write results and summary."""
     hashes = {"data_hash": benchmark.data_hash, "run_hash": hash_data(identity)}
     hashes |= {"model_hash": identity["model_hash"], "settings_hash": hash_data(identity["settings"])}
-    answers = {record["id"]: record for record in read_records(out / ANSWERS_FILE)}
+    answers = {str(record["id"]): record for record in read_records(out / ANSWERS_FILE)}
     results = [result(benchmark, row, answers[row.id], hashes) for row in rows]
     failed = sum("error" in item for item in results)
     if failed == len(results):

@@ -20,8 +20,8 @@ from videoreasoner.cli.options import (
 
 if TYPE_CHECKING:
     from videoreasoner.benchmarks.benchmark import Benchmark
-    from videoreasoner.benchmarks.candidate import Candidate
     from videoreasoner.benchmarks.runner import BenchmarkRun
+    from videoreasoner.inference.candidate import Candidate
     from videoreasoner.synthetic.questions import Split
 
 app = typer.Typer(help="Run benchmarks and compare runs.", rich_markup_mode=None)
@@ -67,9 +67,9 @@ def synthetic(
 
     Example: videoreasoner eval synthetic --split detail --mode direct
     """
-    from videoreasoner.benchmarks.candidate import LocalCandidate
     from videoreasoner.benchmarks.table import metric_tables
     from videoreasoner.benchmarks.tasks.synthetic import held_out_settings, synthetic_benchmark
+    from videoreasoner.inference.candidate import LocalCandidate
     from videoreasoner.synthetic.world import WorldSettings
     from videoreasoner.utils.progress import ProgressBar
 
@@ -110,9 +110,9 @@ def needle(
 
     Example, a minute or so: videoreasoner eval needle --length 10 --length 60 --detail 0.2 --detail 1 --videos 4
     """
-    from videoreasoner.benchmarks.candidate import LocalCandidate
     from videoreasoner.benchmarks.sweep import write_sweep
     from videoreasoner.benchmarks.tasks.needle import DETAILS_S, LENGTHS_S, Grid, needle_benchmark
+    from videoreasoner.inference.candidate import LocalCandidate
     from videoreasoner.utils.progress import ProgressBar
 
     grid = Grid(tuple(length or LENGTHS_S), tuple(detail or DETAILS_S))

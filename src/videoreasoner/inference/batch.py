@@ -1,124 +1,142 @@
 """Many questions from a file of rows to a file of answers, which a killed run continues.
 
-An answer file is a `RecordFile`. A row that cannot be answered becomes an error record, also when memory ran out.
+Rows are answered video by video, whatever their order, so that each video is opened once. Records are appended as they
+are ready. When all rows are done, the file is put into the order of the rows.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any, BinaryIO
 
-import torch
-
-from videoreasoner.errors import RowError, SettingError, VideoError, VideoReasonerError
-from videoreasoner.inference.answer import Answer
-from videoreasoner.inference.query import Query, check_mode
+from videoreasoner.errors import RowError, SettingError
+from videoreasoner.inference.candidate import LocalCandidate
+from videoreasoner.inference.query import check_mode
 from videoreasoner.inference.reasoner import Reasoner
+from videoreasoner.inference.records import as_data, by_video, unusable_record
+from videoreasoner.inference.workers import WorkerConfig, answer_videos, check_workers
 from videoreasoner.rows import Row, read_rows
-from videoreasoner.utils.jsonl import Record, RecordFile, is_failure
+from videoreasoner.utils.jsonl import RecordFile, RecordStream, is_failure
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """How a run ended: rows answered now, rows that had an answer already, rows that failed."""
+    """How a run ended: rows answered now, rows that had an answer already, rows that failed.
+
+    Attributes:
+        reasons: message -> ids of the rows that failed with it; None for a line that is no row.
+    """
 
     answered: int
     resumed: int
     failed: int
+    reasons: dict[str, list[str | int | None]] = field(default_factory=dict, compare=False)
 
 
 def answer_rows(
-    reasoner: Reasoner,
-    rows_path: Path,
-    out_path: Path,
+    model: Reasoner | LocalCandidate,
+    rows: Path | Sequence[Row | RowError],
+    out: Path | BinaryIO,
     *,
     mode: str = "focus",
     video_root: Path | None = None,
+    workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BatchResult:
-    """Answer every row of a file that `out_path` does not hold an answer to yet.
+    """Answer every row that `out` does not hold an answer to yet.
 
-    Records are those of `answer_records`, in the order of the rows that a run asks. Rows that failed are asked again
-    by the next run.
+    Records are those of `answer_records`. A file is in the order of the rows when this returns; after a kill it is in
+    the order in which answers came, and the next call asks only what is missing. Rows that failed are asked again by
+    the next call. Answers do not depend on the order of the rows or on the number of workers. Times do, and so does
+    which question of a video is charged for work that they share.
 
     Args:
+        model: what answers. A `LocalCandidate` is loaded when there is something to ask, once by each worker.
+        rows: a file (see `read_rows`), or what `load_rows` returned.
+        out: a file, which is made or continued; or a stream, which gets the records in the order of the rows.
+        mode: "focus", "direct" or "think".
+        video_root: folder of relative videos.
+        workers: processes that answer, each about one video at a time; more than 1 need a `LocalCandidate`. Where
+            there are several GPUs, worker i works on GPU i modulo their number, unless the device names one.
         progress: told (rows done, rows in total).
 
     Raises:
         RowError: the file of rows cannot be read at all, or two rows have the same id.
         SettingError: the mode is unknown, or the answer file cannot be written or is in use, or it holds something
             else, or answers that were given in another way or to another row of the same id.
+        WorkerError: a worker died; what it had answered is kept.
+        VideoReasonerError: the model cannot be loaded.
     """
     check_mode(mode)
-    rows = _load(rows_path)
-    asked_as = {"mode": mode, "engine": reasoner.engine.identity(), "settings": reasoner.settings.for_inference()}
-    with RecordFile(out_path, asked_as, keep=("row", "video")) as records:
-        waiting = [row for row in rows if not _is_done(row, records, video_root)]
-        records.start()
-        resumed, failed, count = len(rows) - len(waiting), 0, 0
-        progress(resumed, len(rows))
-        for count, record in enumerate(answer_records(reasoner, waiting, mode, video_root), 1):
+    check_workers(workers)
+    if workers > 1 and isinstance(model, Reasoner):
+        raise SettingError("a loaded Reasoner answers in its own process; give a LocalCandidate, or one worker")
+    asked = load_rows(rows) if isinstance(rows, Path) else list(rows)
+    source = _Loaded(model) if isinstance(model, Reasoner) else model
+    order = [row.id if isinstance(row, Row) else None for row in asked]
+    with _open(out, {"mode": mode, **source.answers_as()}) as records:
+        waiting = [row for row in asked if isinstance(row, Row) and not _is_done(row, records, video_root)]
+        unusable = [row for row in asked if isinstance(row, RowError)]
+        records.start(order)
+        done = resumed = len(asked) - len(waiting) - len(unusable)
+        reasons: dict[str, list[str | int | None]] = {}
+        progress(resumed, len(asked))
+        config = WorkerConfig(source, mode, video_root)
+        answers = answer_videos(config, by_video(waiting, video_root), workers)
+        for record in chain(map(unusable_record, unusable), answers):
             records.append(record)
-            failed += is_failure(record)
-            progress(resumed + count, len(rows))
-    return BatchResult(count - failed, resumed, failed)
+            if is_failure(record):
+                reasons.setdefault(record["error"], []).append(record["id"])
+            done += 1
+            progress(done, len(asked))
+        records.finish()
+    failed = sum(map(len, reasons.values()))
+    return BatchResult(done - resumed - failed, resumed, failed, reasons)
 
 
-def answer_records(
-    reasoner: Reasoner, rows: Sequence[Row | RowError], mode: str, video_root: Path | None
-) -> Iterator[Record]:
-    """One record for each row, in order. Questions about one video that follow each other share its work.
+def load_rows(source: Path | BinaryIO) -> list[Row | RowError]:
+    """The rows of a file or stream, with an error in the place of each line that is no row.
 
-    A record is `Answer.to_dict()` with the row's `id`, under `row` the row itself, and under `engine` what answered
-    (`Engine.identity`). The record of a row that cannot be answered has `id` and `error`.
+    Raises:
+        RowError: it cannot be read at all, or two rows have the same id.
     """
-
-    def video(row: Row | RowError) -> str | None:
-        return None if isinstance(row, RowError) else row.video_path(video_root)
-
-    engine = reasoner.engine.identity()
-    for name, group in groupby(rows, video):
-        if name is None:
-            yield from ({"id": None, "error": str(row)} for row in group)
-            continue
-        for record in _video_records(reasoner, name, [row for row in group if isinstance(row, Row)], mode):
-            yield record if is_failure(record) else {**record, "engine": engine}
+    rows = list(read_rows(source))
+    seen: set[str] = set()
+    for row in rows:
+        if isinstance(row, Row):
+            if row.id in seen:
+                name = source if isinstance(source, Path) else "stdin"
+                raise RowError(f"{name}: the id {row.id!r} is there twice; give each row an id of its own")
+            seen.add(row.id)
+    return rows
 
 
-def _video_records(reasoner: Reasoner, name: str, rows: Sequence[Row], mode: str) -> Iterator[Record]:
-    """Records of rows about one video. When the video fails, so do all rows that are left; a row fails alone."""
-    queries = [_query(row) for row in rows]
-    answers: Iterator[Answer] | None = None
-    video_error: str | None = None
-    for number, (row, query) in enumerate(zip(rows, queries, strict=True)):
-        error = query if isinstance(query, str) else video_error
-        if error is None:
-            # Opened once for all questions that are left, and again after a failure, which ends an iterator.
-            if answers is None:
-                left = [query for query in queries[number:] if isinstance(query, Query)]
-                answers = reasoner.iter_answers(name, left, mode)
-            try:
-                answer = next(answers).to_dict()
-                yield {"id": row.id, **answer, "row": _plain(row)}
-                continue
-            except VideoError as caught:
-                error = video_error = str(caught)
-            except VideoReasonerError as caught:
-                error, answers = str(caught), None
-            except (MemoryError, RuntimeError) as caught:
-                if not _is_out_of_memory(caught):
-                    raise
-                error, answers = f"{name}: out of memory; lower --frame-budget or take a smaller model", None
-        yield {"id": row.id, "error": error}
+@dataclass(frozen=True)
+class _Loaded:
+    """A source that is loaded already."""
+
+    reasoner: Reasoner
+
+    def load(self) -> Reasoner:
+        return self.reasoner
+
+    def answers_as(self) -> dict[str, Any]:
+        return {"engine": self.reasoner.engine.identity(), "settings": self.reasoner.settings.for_inference()}
 
 
-def _is_done(row: Row | RowError, records: RecordFile, video_root: Path | None) -> bool:
+def _open(out: Path | BinaryIO, asked_as: dict[str, Any]) -> RecordFile | RecordStream:
+    if isinstance(out, Path):
+        return RecordFile(out, asked_as, keep=("row", "video"))
+    return RecordStream(out)
+
+
+def _is_done(row: Row, records: RecordFile | RecordStream, video_root: Path | None) -> bool:
     """Whether there is an answer to this very row, about this very video."""
-    if isinstance(row, RowError) or not records.holds(row.id, _plain(row)):
+    if isinstance(records, RecordStream) or not records.holds(row.id, as_data(row)):
         return False
     answered, video = records.done[row.id]["video"], row.video_path(video_root)
     if not _is_same_video(answered, video):
@@ -132,32 +150,3 @@ def _is_done(row: Row | RowError, records: RecordFile, video_root: Path | None) 
 def _is_same_video(one: str, other: str) -> bool:
     """Whether two paths or addresses name one video, such as a relative and an absolute path."""
     return one == other or (os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other))
-
-
-def _plain(row: Row) -> Record:
-    """The row as it is in a file."""
-    content: Record = json.loads(row.to_json_line())
-    return content
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On a CPU torch has no type of its own for it.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
-
-
-def _query(row: Row) -> Query | str:
-    try:
-        return Query(row.question, tuple(row.options or ()))
-    except VideoReasonerError as error:
-        return str(error)
-
-
-def _load(path: Path) -> list[Row | RowError]:
-    rows = list(read_rows(path))
-    seen: set[str] = set()
-    for row in rows:
-        if isinstance(row, Row):
-            if row.id in seen:
-                raise RowError(f"{path}: the id {row.id!r} is there twice; give each row an id of its own")
-            seen.add(row.id)
-    return rows

@@ -1,17 +1,19 @@
 """A JSON-lines file of records that a killed run continues.
 
-Each record is one JSON object on a line of its own, named by its `id`. The file is only appended to, and each line is
-flushed when it is there. A record with only `id` and `error` is a failure: the next run drops it and asks again.
+Each record is one JSON object on a line of its own, named by its `id`, a text or a whole number; ids are compared as
+text. Records are appended, and each line is flushed when it is there. At the end the file is put into order. A record
+with only `id` and `error` is a failure: the next run drops it and asks again.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from videoreasoner.errors import SettingError, VideoReasonerError
 from videoreasoner.utils.files import locked, replacing
@@ -64,6 +66,7 @@ class RecordFile:
         self._lines: list[bytes] = []
         self._is_clean = True
         self._stack = ExitStack()
+        self._order: Sequence[str | None] = ()
         self.done: dict[str, Record] = {}
 
     def __enter__(self) -> Self:
@@ -109,8 +112,13 @@ class RecordFile:
             )
         return True
 
-    def start(self) -> None:
-        """Make the file ready for new records: without failures, and without a last line that was cut short."""
+    def start(self, order: Sequence[str | None] = ()) -> None:
+        """Make the file ready for new records: without failures, and without a last line that was cut short.
+
+        Args:
+            order: ids in the order in which `finish` puts the records. None stands for a record without an id.
+        """
+        self._order = order
         with self._writing():
             if not self._is_clean:
                 with replacing(self.path) as partial:
@@ -120,13 +128,25 @@ class RecordFile:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record; it is safe from a kill when this returns."""
-        record = {"id": record["id"], **record}
-        try:
-            line = json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            # Half a surrogate pair has no UTF-8; JSON can only escape it.
-            line = json.dumps(record).encode()
-        self._write(line + b"\n")
+        self._write(_line(record))
+
+    def finish(self) -> None:
+        """Put the records into the order that `start` was given. Records with other ids stay, behind them."""
+        places: dict[str | None, deque[tuple[int, int]]] = {}
+        start = 0
+        with self._writing(), self.path.open("rb") as file:
+            # Only the places of lines are kept, because a file of answers may be larger than the memory.
+            for line in file:
+                places.setdefault(_id_of(json.loads(line)), deque()).append((start, len(line)))
+                start += len(line)
+            sorted_places = [places[key].popleft() for key in self._order if places.get(key)]
+            sorted_places += sorted(place for left in places.values() for place in left)
+            if sorted_places == sorted(sorted_places):
+                return
+            with replacing(self.path) as partial, partial.open("wb") as ordered:
+                for start, length in sorted_places:
+                    file.seek(start)
+                    ordered.write(file.read(length))
 
     def _write(self, line: bytes) -> None:
         # Closed each time, because some file systems report a full disk only then.
@@ -153,7 +173,7 @@ class RecordFile:
                 if is_failure(record):
                     continue
                 asked_as = {key: record[key] for key in self._asked_as}
-                self.done[record["id"]] = {key: record[key] for key in self._keep}
+                self.done[str(record["id"])] = {key: record[key] for key in self._keep}
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise self._error(
                     f"{self.path}, line {number}: not an answer record; give --out another name"
@@ -165,6 +185,57 @@ class RecordFile:
                 )
             self._lines.append(line)
         self._is_clean = content == b"".join(line + b"\n" for line in self._lines)
+
+
+class RecordStream:
+    """Records that are written to a stream in a given order. It holds nothing of an earlier run.
+
+    A record waits in memory until all records before it have been written.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._places: dict[str | None, deque[int]] = {}
+        self._waiting: dict[int, bytes] = {}
+        self._next = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def start(self, order: Sequence[str | None]) -> None:
+        """See `RecordFile.start`."""
+        for place, key in enumerate(order):
+            self._places.setdefault(key, deque()).append(place)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write a record, and those that have waited for it, or keep it until its turn."""
+        self._waiting[self._places[_id_of(record)].popleft()] = _line(record)
+        while self._next in self._waiting:
+            self._stream.write(self._waiting.pop(self._next))
+            self._stream.flush()
+            self._next += 1
+
+    def finish(self) -> None:
+        """See `RecordFile.finish`; nothing is left to do."""
+
+
+def _id_of(record: Mapping[str, Any]) -> str | None:
+    return None if record["id"] is None else str(record["id"])
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    # The id comes first, so that the beginning of a line that was cut short is known.
+    record = {"id": record["id"], **record}
+    try:
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        # Half a surrogate pair has no UTF-8; JSON can only escape it.
+        return json.dumps(record).encode() + b"\n"
 
 
 def _whole_lines(content: bytes) -> list[bytes]:

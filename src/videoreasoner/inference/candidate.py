@@ -1,4 +1,4 @@
-"""What is measured: anything that can be loaded as a `Reasoner`, such as a checkpoint."""
+"""A model that is named and not yet loaded, such as a checkpoint: what a benchmark measures and a worker loads."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.models.checkpoint import find_folder
 from videoreasoner.settings import Settings
 from videoreasoner.utils.hashing import hash_checkpoint
+from videoreasoner.video.isolated.file import DEFAULT_TIME_LIMIT_S
 
 
 class Candidate(Protocol):
@@ -32,22 +33,26 @@ class Candidate(Protocol):
 class LocalCandidate:
     """A checkpoint that runs on this machine.
 
-    The event is written freely, not under its grammar: parsing is part of what is measured.
-
     Attributes:
         model: a shipped model, a folder or a Hugging Face id.
         device: a torch device, or "auto".
-        threads: of torch, in the process that loads it. Fixed, because another number may give other last bits.
+        threads: of torch, in the process that loads it. Fixed, because another number may give other last bits; None
+            leaves torch's own.
         settings: fields of `Settings` that replace the checkpoint's own; None leaves them.
+        constrain_event: decode the event under its grammar. A benchmark does not, because parsing is part of what is
+            measured.
+        video_time_limit_s: see `Reasoner`.
     """
 
     model: str = "tiny"
     device: str = "auto"
-    threads: int = 1
+    threads: int | None = 1
     settings: dict[str, Any] = field(default_factory=dict)
+    constrain_event: bool = False
+    video_time_limit_s: float = DEFAULT_TIME_LIMIT_S
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
+        if self.threads is not None and self.threads < 1:
             raise SettingError(f"--threads must be 1 or more, not {self.threads}")
 
     def identity(self) -> dict[str, Any]:
@@ -67,10 +72,27 @@ class LocalCandidate:
             "settings": settings.for_inference(),
         }
 
+    def answers_as(self) -> dict[str, Any]:
+        """What the records of its answers hold under `engine` and `settings`, known before anything is loaded.
+
+        Raises:
+            CheckpointError, SettingError: as for `load`.
+        """
+        identity = self.identity()
+        engine = {key: identity[key] for key in ("model", "model_hash")}
+        return {"engine": {**engine, "constrain_event": self.constrain_event}, "settings": identity["settings"]}
+
     def load(self) -> Reasoner:
         """See `Reasoner.from_pretrained`; sets the number of torch's threads."""
-        torch.set_num_threads(self.threads)
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         # Also in worker processes: stderr is for our messages.
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
-        return Reasoner.from_pretrained(self.model, device=self.device, constrain_event=False, **self.settings)
+        return Reasoner.from_pretrained(
+            self.model,
+            device=self.device,
+            constrain_event=self.constrain_event,
+            video_time_limit_s=self.video_time_limit_s,
+            **self.settings,
+        )

@@ -1,4 +1,4 @@
-"""Processes that answer the questions of a benchmark, each with a model of its own."""
+"""Processes that answer questions, each with a model of its own, and with a GPU of its own where there are several."""
 
 from __future__ import annotations
 
@@ -6,45 +6,65 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
-from videoreasoner.benchmarks.candidate import Candidate
-from videoreasoner.errors import EvaluationError, VideoReasonerError
-from videoreasoner.inference.batch import answer_records
+import torch
+
+from videoreasoner.errors import SettingError, VideoReasonerError, WorkerError
+from videoreasoner.inference.reasoner import Reasoner
+from videoreasoner.inference.records import answer_records
 from videoreasoner.rows import Row
 from videoreasoner.utils.jsonl import Record
 from videoreasoner.utils.processes import end_with_parent
+
+
+class Source(Protocol):
+    """Where a worker gets its model from, such as a `LocalCandidate`. It can be pickled."""
+
+    def load(self) -> Reasoner: ...
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
     """What a worker needs in order to answer."""
 
-    candidate: Candidate
+    source: Source
     mode: str
-    video_root: Path
+    video_root: Path | None
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of workers below 1.
+
+    Raises:
+        SettingError
+    """
+    if workers < 1:
+        raise SettingError(f"--workers must be 1 or more, not {workers}")
 
 
 def answer_videos(config: WorkerConfig, videos: Sequence[Sequence[Row]], workers: int) -> Iterator[Record]:
     """Answer questions that are grouped by video; see `answer_records`.
 
-    Nothing is loaded when there are no questions. One worker answers in this process and in order; several answer in
-    processes of their own, which end when the iterator is closed, and their records come as they are ready.
+    Nothing is loaded when there are no questions. One worker answers in this process and in order. Several answer in
+    processes of their own, one video at a time, and their records come as they are ready. The processes end when the
+    iterator is closed.
 
     Raises:
-        VideoReasonerError: the candidate cannot be loaded.
-        EvaluationError: a worker died.
+        VideoReasonerError: the model cannot be loaded.
+        WorkerError: a worker died.
     """
     if not videos:
         return
     if workers > 1:
         yield from _answer_in_processes(config, videos, workers)
         return
-    reasoner = config.candidate.load()
+    reasoner = config.source.load()
     for rows in videos:
         yield from answer_records(reasoner, rows, config.mode, config.video_root)
 
@@ -53,8 +73,8 @@ def _answer_in_processes(config: WorkerConfig, videos: Sequence[Sequence[Row]], 
     waiting = deque(videos)
     busy: dict[Connection, SpawnProcess] = {}
     try:
-        for _ in range(min(workers, len(videos))):
-            connection, process = _start_worker(config)
+        for number in range(min(workers, len(videos))):
+            connection, process = _start_worker(config, number)
             busy[connection] = process
             connection.send(waiting.popleft())
         while busy:
@@ -66,7 +86,7 @@ def _answer_in_processes(config: WorkerConfig, videos: Sequence[Sequence[Row]], 
                         connection.send(waiting.popleft())
                         continue
                 except (EOFError, OSError) as error:
-                    raise EvaluationError(
+                    raise WorkerError(
                         f"a worker {_how_it_ended(busy[connection])}; the answers so far are kept, so start the "
                         "command again, with fewer --workers if memory ran out"
                     ) from error
@@ -84,14 +104,24 @@ def _answer_in_processes(config: WorkerConfig, videos: Sequence[Sequence[Row]], 
             process.join()
 
 
-def _start_worker(config: WorkerConfig) -> tuple[Connection, SpawnProcess]:
+def _start_worker(config: WorkerConfig, number: int) -> tuple[Connection, SpawnProcess]:
     # Spawned, because a process with torch's threads in it cannot be forked safely.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    with theirs:
-        process = context.Process(target=_work, args=(theirs, config), daemon=True)
+    with theirs, _interrupts_held_back():
+        process = context.Process(target=_work, args=(theirs, config, number), daemon=True)
         process.start()
     return ours, process
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """An interrupt from the keyboard is for this process, which ends its workers. They inherit the blocked signal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _how_it_ended(process: SpawnProcess) -> str:
@@ -100,14 +130,22 @@ def _how_it_ended(process: SpawnProcess) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def _work(connection: Connection, config: WorkerConfig) -> None:
+def take_gpu(number: int) -> None:
+    """Make one GPU the current one of this process: worker i takes number i modulo the number of GPUs.
+
+    The device "cuda", which "auto" means where there is a GPU, is the current one. A device such as "cuda:3" is not.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
+
+
+def _work(connection: Connection, config: WorkerConfig, number: int) -> None:
     """Run a worker. For each video it sends its records and then None; or the error that ends the run."""
     # A worker whose parent was killed must not write beside the next run.
     end_with_parent()
-    # An interrupt from the keyboard is for the parent, which ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        reasoner = config.candidate.load()
+        take_gpu(number)
+        reasoner = config.source.load()
         while True:
             for record in answer_records(reasoner, connection.recv(), config.mode, config.video_root):
                 connection.send(record)

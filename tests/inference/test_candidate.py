@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from videoreasoner.benchmarks.candidate import LocalCandidate
 from videoreasoner.errors import CheckpointError, SettingError
+from videoreasoner.inference.candidate import LocalCandidate
 from videoreasoner.models.checkpoint import find_folder
 from videoreasoner.utils.hashing import hash_checkpoint
 
@@ -53,3 +53,10 @@ def test_it_loads_in_another_process_with_its_threads_and_settings(tmp_path: Pat
         torch.set_num_threads(before)
     assert reasoner.settings.frame_budget == 4
     assert reasoner.encoder is None
+
+
+def test_it_knows_what_its_answers_are_given_with_before_it_is_loaded() -> None:
+    for candidate in (LocalCandidate("tiny", "cpu", None), LocalCandidate("tiny", "cpu", 1, {"encoder": "none"}, True)):
+        reasoner = candidate.load()
+        said = {"engine": reasoner.engine.identity(), "settings": reasoner.settings.for_inference()}
+        assert candidate.answers_as() == said
