@@ -126,3 +126,10 @@ def test_prompts_may_be_named():
     assert Settings().changed(prompts="published").prompts == Prompts.preset("published")
     with pytest.raises(SettingError, match="prompts: there is no preset 'publised'; give one of default, published"):
         Settings().changed(prompts="publised")
+
+
+def test_a_minimum_above_the_maximum_has_to_be_meant():
+    limits = {"min_pixels": 128 * 28 * 28, "max_pixels": 80 * 28 * 28}
+    with pytest.raises(SettingError, match=r"larger than max_pixels .* see pixel_limits"):
+        Settings().changed(**limits)
+    assert Settings().changed(**limits, pixel_limits="published").min_pixels == 100352

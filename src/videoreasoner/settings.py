@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from videoreasoner.errors import CheckpointError, SettingError
 from videoreasoner.prompts import Prompts
+from videoreasoner.protocols import NATIVE, protocol_settings
 from videoreasoner.tasks import Task
 from videoreasoner.utils.validation import explain
 from videoreasoner.video.sampling import SamplingSettings
@@ -35,6 +36,10 @@ class Settings(BaseModel):
     keyframe_width_s: float = Field(2.0, gt=0, description="seconds of video around a keyframe")
     min_pixels: int = Field(128 * 28 * 28, ge=1, description="smallest area of a resized frame, in pixels")
     max_pixels: int = Field(256 * 28 * 28, ge=1, description="largest area of a resized frame, in pixels")
+    pixel_limits: Literal["ordered", "published"] = Field(
+        "ordered",
+        description="published: min_pixels may be the larger one; it then enlarges frames that are below max_pixels",
+    )
     encoder: str | None = Field(
         None, description="text-image encoder that finds keyframes; none: the event alone is used"
     )
@@ -45,6 +50,9 @@ class Settings(BaseModel):
     max_new_tokens: int = Field(128, ge=1, description="longest completion of a task, in tokens")
     # The length of GRPO's completions in the published scripts.
     max_thought_tokens: int = Field(768, ge=1, description="longest reasoning with its answer, in tokens")
+    protocol: Literal["native", "paper"] = Field(
+        "native", description="native: the settings of the checkpoint; paper: those that the paper evaluated with"
+    )
     prompts: Prompts = Prompts()
     training: dict[str, Any] = Field(default_factory=dict, description="how it was trained")
 
@@ -58,8 +66,11 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _pixel_limits_in_order(self) -> Settings:
-        if self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels ({self.min_pixels}) is larger than max_pixels ({self.max_pixels})")
+        if self.pixel_limits == "ordered" and self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"min_pixels ({self.min_pixels}) is larger than max_pixels ({self.max_pixels}); lower it, or see "
+                "pixel_limits"
+            )
         return self
 
     @property
@@ -71,23 +82,38 @@ class Settings(BaseModel):
         return self.max_thought_tokens if task is Task.THINK else self.max_new_tokens
 
     def for_inference(self) -> dict[str, Any]:
-        """How videos are sampled and searched: all settings but the prompts and the record of training."""
-        return self.model_dump(exclude={"prompts", "training"})
+        """How videos are sampled and searched: all settings but the prompts and the record of training.
+
+        Under a protocol other than `native`, `protocol_changes` is among them.
+        """
+        settings = self.model_dump(exclude={"prompts", "training"})
+        return settings if self.protocol == NATIVE else {**settings, "protocol_changes": self.protocol_changes}
+
+    @property
+    def protocol_changes(self) -> dict[str, Any]:
+        """Where the settings differ from their protocol: field -> what the protocol says."""
+        wanted = protocol_settings(self.protocol)
+        return {name: value for name, value in wanted.items() if getattr(self, name) != value}
 
     def changed(self, **values: Any) -> Settings:
         """A copy with some values replaced; a value of None is left as it is.
+
+        A protocol brings its own values, and those that are given beside it win.
 
         Raises:
             SettingError: a name is unknown or a value makes no sense.
         """
         given = {name: value for name, value in values.items() if value is not None}
+        given = {**protocol_settings(given.get("protocol", NATIVE)), **given}
         try:
             return Settings.model_validate({**self.model_dump(), **given})
         except ValidationError as error:
             raise SettingError(explain(error)) from error
 
     def save(self, folder: Path) -> None:
-        (folder / SETTINGS_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        """Write them into a checkpoint folder; without the protocol, which says where one evaluation had them from."""
+        content = self.model_dump_json(indent=2, exclude={"protocol"})
+        (folder / SETTINGS_FILE).write_text(content + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Settings:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from videoreasoner.cli.text import describe, timeline
+from videoreasoner.cli.text import describe, protocol_line, timeline
 from videoreasoner.inference.answer import Answer, FrameUse, Usage
 from videoreasoner.retrieval.keyframes import Keyframe
 from videoreasoner.spans import Span
@@ -61,3 +61,10 @@ def test_a_thought_is_shown_and_wrapped() -> None:
     assert lines[1].startswith("Reasoning     It is seen")
     assert lines[2].startswith(" " * 14 + "is seen")
     assert max(map(len, lines)) <= 100
+
+
+def test_a_protocol_is_named_with_what_differs_from_it() -> None:
+    paper = {"protocol": "paper", "frame_budget": 16, "protocol_changes": {"frame_budget": 64}}
+    assert "Protocol      paper, with frame_budget 16 (not 64)" in describe(replace(ANSWER, settings=paper))
+    assert protocol_line({**paper, "protocol_changes": {}}) == "paper"
+    assert protocol_line({"protocol": "native"}) == protocol_line({}) == ""

@@ -41,9 +41,26 @@ def test_sparse_seek_reaches_the_frames(video_file: Path, capsys: pytest.Capture
         assert times_s["keyframe"] == video.key_times_s.tolist()
 
 
+def test_a_protocol_reaches_the_answer_with_what_differs_from_it(
+    video_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # 32 pixels are one token of tiny; frames as large as the protocol's would take minutes.
+    flags = ("--mode", "direct", "--encoder", "none", "--device", "cpu", "--json", "--protocol", "paper")
+    small = ("--min-pixels", 1024, "--max-pixels", 1024)
+    code, captured = _run(capsys, video_file, "What is it?", *flags, *small)
+    assert code == 0, captured.err
+    answer = json.loads(captured.out)
+    # 4 seconds at 2 frames a second, where the settings of tiny are 8.
+    assert len(answer["frames"]) == 8
+    assert answer["settings"]["protocol"] == "paper"
+    assert answer["settings"]["protocol_changes"] == {"min_pixels": 100352, "max_pixels": 200704}
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (("--protocol", "papper"), "--protocol"),
+        (("--min-pixels", "9999"), "min_pixels (9999) is larger than max_pixels (1024)"),
         (("--sparse-seek", "nearest"), "--sparse-seek"),
         (("--video-time-limit", "0"), "time limit"),
         (("--video-time-limit", "nan"), "time limit"),

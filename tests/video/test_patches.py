@@ -84,6 +84,32 @@ def test_resized_size(size, config):
         assert area == rounded
 
 
+# The published training: a minimum of 128 tokens above maxima of 80 (cold start) and 60 (GRPO).
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "size", "tokens"),
+    [
+        (128, 80, (224, 224), 144),
+        (128, 60, (224, 224), 49),
+        (4, 80, (224, 224), 64),
+        (128, 80, (480, 640), 70),
+        (4, 80, (480, 640), 70),
+        (128, 80, (720, 1280), 66),
+        (128, 256, (720, 1280), 252),
+    ],
+)
+def test_tokens_of_a_frame_under_the_published_limits(minimum, maximum, size, tokens):
+    config = PatchSettings(min_pixels=minimum * 28 * 28, max_pixels=maximum * 28 * 28)
+    height, width = resized_size(*size, config)
+    assert height * width // 28**2 == tokens
+
+
+@given(st.integers(28, 2000), st.integers(28, 2000), st.integers(4, 200), st.integers(4, 200))
+def test_a_minimum_above_the_maximum_is_read_as_the_published_code_reads_it(height, width, minimum, maximum):
+    limits = minimum * 28 * 28, maximum * 28 * 28
+    config = PatchSettings(min_pixels=limits[0], max_pixels=limits[1])
+    assert resized_size(height, width, config) == smart_resize(height, width, 28, *limits)
+
+
 @pytest.mark.parametrize("size", [(1, 201), (2010, 10), (3, 10_000), (0, 10)])
 def test_extreme_shapes_are_refused(size):
     with pytest.raises(VideoError, match=f"{size[1]}x{size[0]}"):

@@ -162,8 +162,11 @@ def _run(benchmark: Benchmark, candidate: Candidate, out: Path, mode: str, worke
 
 def _close(runs: list[BenchmarkRun]) -> None:
     """Say where the results are, and fail loudly if any question could not be asked."""
+    from videoreasoner.cli.text import protocol_line
     from videoreasoner.errors import EvaluationError
 
+    if protocol := protocol_line(runs[0].summary["identity"]["settings"]):
+        typer.echo(f"protocol: {protocol}")
     for run in runs:
         typer.echo(f"{run.folder}: {run.summary['questions']} questions, {run.failed} could not be asked")
     if any(run.failed for run in runs):

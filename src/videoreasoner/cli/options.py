@@ -35,12 +35,13 @@ EventShareOption = Annotated[
 ]
 _SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="NAME=VALUE for any other setting, such as max_pixels=100352; repeat."),
+    typer.Option("--set", help="NAME=VALUE for any other setting, such as max_key_elements=4; repeat."),
 ]
 
 # Settings with a flag of their own in every command that asks a model.
 COMMON_SETTINGS = (
-    "encoder", "frame_budget", "sparse_rate_fps", "dense_share", "dense_rate_fps", "keyframe_width_s", "sparse_seek",
+    "protocol", "encoder", "frame_budget", "sparse_rate_fps", "dense_share", "dense_rate_fps", "keyframe_width_s",
+    "sparse_seek", "min_pixels", "max_pixels",
 )  # fmt: skip
 # What a checkpoint was trained with; another value would not fit its weights.
 _FIXED = {"prompts", "training"}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 from videoreasoner.inference.answer import Answer
+from videoreasoner.protocols import NATIVE
 from videoreasoner.tasks import Task, parse_thought
 
 _WIDTH = 60
@@ -57,5 +60,20 @@ def describe(answer: Answer) -> str:
     lines += timeline(answer)
     stages = ", ".join(f"{name} {s:.2f} s" for name, s in answer.timing.items())
     lines.append(f"Time          {stages}")
+    if protocol := protocol_line(answer.settings):
+        lines.append(f"Protocol      {protocol}")
     lines += [f"Note          {note}" for note in answer.notes]
     return "\n".join(lines)
+
+
+def protocol_line(settings: Mapping[str, Any]) -> str:
+    """The protocol of some settings, and what differs from it; empty for the settings of the checkpoint.
+
+    Args:
+        settings: those of an answer or of a run.
+    """
+    name = settings.get("protocol", NATIVE)
+    if name == NATIVE:
+        return ""
+    changes = [f"{field} {settings[field]} (not {wanted})" for field, wanted in settings["protocol_changes"].items()]
+    return f"{name}, with {', '.join(changes)}" if changes else name

@@ -27,7 +27,10 @@ MAX_ASPECT_RATIO = 200
 class PatchSettings:
     """Geometry and normalisation of a vision tower's input.
 
-    `min_pixels` and `max_pixels` bound the area of one resized frame, in pixels.
+    `min_pixels` and `max_pixels` bound the area of one resized frame, in pixels. `min_pixels` may be the larger one:
+    then a frame above `max_pixels` is reduced to that, and every other one is enlarged to `min_pixels`, as in the
+    published code. At limits of 128 * 28 * 28 and 80 * 28 * 28, a frame of 224x224 gets 144 tokens and one of 640x480
+    gets 70.
     """
 
     patch_size: int = 14
@@ -49,6 +52,11 @@ class PatchSettings:
     def factor(self) -> int:
         """Both sides of a resized frame are multiples of this."""
         return self.patch_size * self.merge_size
+
+    @property
+    def largest_side(self) -> int:
+        """Side of a square frame, in pixels, that gets about as many tokens as any frame can."""
+        return max(self.factor, math.isqrt(self.max_pixels) // self.factor * self.factor)
 
     @classmethod
     def from_folder(cls, folder: Path, *, min_pixels: int, max_pixels: int) -> PatchSettings:
@@ -96,6 +104,8 @@ class Patches:
 
 def resized_size(height: int, width: int, settings: PatchSettings) -> tuple[int, int]:
     """The height and width a frame is resized to: multiples of the factor, area within the limits.
+
+    See `PatchSettings` for limits of the other order.
 
     Raises:
         FrameError: the frame is more than 200 times as long as it is wide.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from videoreasoner.training.data.sources import Rows, Skipped, read_held_out, re
 from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.planning.model import PlannedModel
 from videoreasoner.training.recipe import Recipe
+from videoreasoner.video.patches import PatchSettings, resized_size
 from videoreasoner.video.sampling import PAIR
 
 # More rows would add nothing, and every video has to be opened.
@@ -119,7 +119,7 @@ def longest_row(recipe: Recipe, model: PlannedModel) -> RowSize:
     """
     targets = () if isinstance(recipe, GrpoRecipe) else (recipe.max_target_length,) * len(recipe.tasks)
     text = _LONG_PROMPT + sum(targets)
-    pair = model.settings.max_pixels // model.patches.factor**2
+    pair = _largest_pair(model.patches)
     pairs = min(model.settings.frame_budget // PAIR, (recipe.max_length - text) // pair)
     if pairs < 1:
         raise SettingError(
@@ -165,8 +165,14 @@ def row_sizes(recipe: Recipe, model: PlannedModel, sources: Sequence[Rows]) -> t
     return sizes, opened, refused
 
 
+def _largest_pair(patches: PatchSettings) -> int:
+    """Most tokens of a pair of frames; see `PatchSettings` for a minimum above the maximum."""
+    height, width = resized_size(patches.largest_side, patches.largest_side, patches)
+    return max(patches.max_pixels, height * width) // patches.factor**2
+
+
 def _assumed_facts(model: PlannedModel, row: Row) -> VideoFacts:
-    side = math.isqrt(model.settings.max_pixels)
+    side = model.patches.largest_side
     shortest = model.settings.frame_budget / model.settings.sparse_rate_fps
     return VideoFacts(row.duration or max([shortest, *(span.end_s for span in row.event or ())]), side, side)
 
