@@ -145,7 +145,11 @@ def train(
             raise SettingError(f"{recipe}: cannot run in this way: {report.problems[0]}")
         return
     _silence_transformers()
-    folder = train_recipe(found, overwrite)
+    try:
+        folder = train_recipe(found, overwrite)
+    except KeyboardInterrupt as interrupt:
+        # Training has said how to go on.
+        raise typer.Exit(130) from interrupt
     # A launcher may have started several processes; only the first one prints.
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"{folder}: the trained model")

@@ -18,7 +18,8 @@ from videoreasoner.training.data.sources import Skipped
 from videoreasoner.training.recipe import ColdStartRecipe, parse_recipe
 from videoreasoner.training.runtime import folder as folder_module
 from videoreasoner.training.runtime import trainer as trainer_module
-from videoreasoner.training.runtime.folder import ResumePoint, RunFolder, run_identity
+from videoreasoner.training.runtime.folder import ResumePoint, RunFolder
+from videoreasoner.training.runtime.identity import run_identity
 
 TORCH_WRITE = "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"
 
@@ -36,15 +37,15 @@ def staged(run: RunFolder, name: str) -> Path:
 
 def test_another_run_is_refused_by_the_fields_that_differ(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    identity = run_identity(recipe(tmp_path), {"rows": "abc"}, 2)
+    identity = run_identity(recipe(tmp_path), {"rows": "abc"}, 2, 9)
     run.check(identity)
     run.begin(identity, False, ResumePoint(), [])
     run.check(identity)
     # Where things go and how fast may change; what is learned may not.
-    run.check(run_identity(recipe(tmp_path, save_steps=3, output_dir="elsewhere"), {"rows": "abc"}, 2))
+    run.check(run_identity(recipe(tmp_path, save_steps=3, output_dir="elsewhere"), {"rows": "abc"}, 2, 9))
     for other, names in [
-        (run_identity(recipe(tmp_path, learning_rate=1.0), {"rows": "abc"}, 2), "recipe.learning_rate"),
-        (run_identity(recipe(tmp_path), {"rows": "abd"}, 4), "data.rows, rows_a_step"),
+        (run_identity(recipe(tmp_path, learning_rate=1.0), {"rows": "abc"}, 2, 9), "recipe.learning_rate"),
+        (run_identity(recipe(tmp_path), {"rows": "abd"}, 4, 9), "data.rows, rows_a_step"),
     ]:
         with pytest.raises(TrainingError, match=f"differs in {names};"):
             run.check(other)

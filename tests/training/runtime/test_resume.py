@@ -314,3 +314,41 @@ def test_a_given_checkpoint_comes_after_the_runs_own(folder: Path, tmp_path: Pat
     assert steps == [5, 6]
     with pytest.raises(TrainingError, match=r"holds no trainer_state\.json"):
         train({**first, "output_dir": str(tmp_path / "third"), "resume_from_checkpoint": str(tmp_path)})
+
+
+def rates(out: Path) -> dict[int, float]:
+    return {
+        line["step"]: line["learning_rate"]
+        for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        if "learning_rate" in line
+    }
+
+
+def test_a_finished_run_is_extended(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def content(name: str, steps: int, **changes: Any) -> dict[str, Any]:
+        rows = folder / "data" / "plain.jsonl"
+        return recipe_content(folder, rows, output_dir=str(tmp_path / name), max_steps=steps, **changes)
+
+    # With a constant rate, the extended run is the long run, bit for bit.
+    constant = {"lr_scheduler_type": "constant"}
+    train(content("out", 3, **constant))
+    capsys.readouterr()
+    train(content("out", 3, **constant))
+    assert "this run is finished: step 3 of 3; raise max_steps" in capsys.readouterr().err
+    train(content("out", 6, **constant))
+    assert "training continues at step 3: 6 rows, 6 steps" in capsys.readouterr().err
+    train(content("long", 6, **constant))
+    assert finished(content("out", 6)) == finished(content("long", 6))
+    with pytest.raises(TrainingError, match=r"differs in recipe\.max_steps, steps; .*checkpoint-6 goes on"):
+        train(content("out", 4, **constant))
+    # With another schedule it follows the one of the new length from there on.
+    train(content("cosine", 3))
+    train(content("cosine", 6))
+    train(content("cosine-long", 6))
+    extended, long = rates(tmp_path / "cosine"), rates(tmp_path / "cosine-long")
+    assert extended[2] != long[2]
+    assert [extended[step] for step in (4, 5, 6)] == [long[step] for step in (4, 5, 6)]
+    # Epochs count as well.
+    train(content("epochs", -1, num_train_epochs=1.0))
+    train(content("epochs", -1, num_train_epochs=2.0))
+    assert [line["step"] for line in finished(content("epochs", -1))[1]][-1] == 6

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from videoreasoner.errors import QuestionError, RowError, VideoError
 from videoreasoner.training.data.examples import Example, ExampleMaker
@@ -57,6 +58,9 @@ class RowDataset(Dataset[Example | Skipped]):
 
     def __getitem__(self, index: int) -> Example | Skipped:
         end_with_parent()
+        if get_worker_info() is not None:
+            # A terminal sends Ctrl-C to all processes. The parent decides what it means.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         rows, row = self.rows[self.sampler[self.first + index]]
         try:
             return self.maker.example(rows.name, row, row.video_path(rows.video_root))

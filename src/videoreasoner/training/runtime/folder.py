@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 
 from videoreasoner.errors import SettingError, TrainingError
 from videoreasoner.training.data.sources import Skipped, skipped_lines
-from videoreasoner.training.recipe import FREE_FIELDS, Recipe
+from videoreasoner.training.runtime.identity import differences
 from videoreasoner.utils.files import locked, replacing, sync, sync_tree
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -102,14 +102,13 @@ class RunFolder:
             there = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise TrainingError(f"{path}: not JSON ({error}); give another output_dir, or --overwrite") from error
-        # An earlier version may have written fields that may change today.
-        free = {f"recipe.{name}" for name in FREE_FIELDS}
-        differing = sorted({name for name, _ in _flat(there).items() ^ _flat(identity).items()} - free)
-        if differing:
-            names = ", ".join(differing)
+        names = ", ".join(differences(there, identity))
+        if names:
+            last = self.last_checkpoint()
+            onward = f" (resume_from_checkpoint={last} goes on from this one)" if last else ""
             raise TrainingError(
-                f"{self.path}: holds a run that differs in {names}; give another output_dir, "
-                "or --overwrite to start from the beginning"
+                f"{self.path}: holds a run that differs in {names}; give another output_dir{onward}, or --overwrite to "
+                "start from the beginning"
             )
 
     def prepare(self, identity: dict[str, Any], overwrite: bool, begins_from: Mapping[str, str | None]) -> None:
@@ -309,19 +308,6 @@ class RunFolder:
                 path.unlink()
 
 
-def run_identity(recipe: Recipe, digests: dict[str, str], step_rows: int) -> dict[str, Any]:
-    """The content of run.json: the recipe without the fields that may change between two starts, and the data.
-
-    Of devices, batch and accumulation only the product counts, so that a run may be resumed on other devices.
-
-    Args:
-        digests: name of each source -> digest of its content.
-        step_rows: rows of one optimizer step on all devices.
-    """
-    content = recipe.model_dump(mode="json", exclude=set(FREE_FIELDS))
-    return {"kind": type(recipe).__name__, "recipe": content, "data": digests, "rows_a_step": step_rows}
-
-
 def _not_writable(path: Path, error: OSError) -> TrainingError:
     return TrainingError(
         f"output_dir {path}: cannot be written ({error.strerror or error}); choose a folder that can be"
@@ -382,9 +368,3 @@ def _line_step(line: str) -> float:
     except ValueError:
         # A killed run may leave half a line at the end.
         return float("inf")
-
-
-def _flat(content: Any, name: str = "") -> dict[str, str]:
-    if isinstance(content, dict):
-        return {key: value for k, v in content.items() for key, value in _flat(v, f"{name}.{k}".lstrip(".")).items()}
-    return {name: json.dumps(content)}

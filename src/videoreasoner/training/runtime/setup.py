@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,20 +16,29 @@ from videoreasoner.training.data.sources import read_data
 from videoreasoner.training.recipe import Recipe
 from videoreasoner.training.runtime.adapters import load_trained_model, merged_model
 from videoreasoner.training.runtime.arguments import check_optimizer, has_fsdp, training_arguments
-from videoreasoner.training.runtime.folder import RunFolder, run_identity
+from videoreasoner.training.runtime.folder import RunFolder
 from videoreasoner.training.runtime.held_out import HeldOutSampler
+from videoreasoner.training.runtime.identity import run_identity
+from videoreasoner.training.runtime.interruption import Interruption
 from videoreasoner.training.runtime.metrics_file import MetricsFile
 from videoreasoner.training.runtime.progress import TrainingProgress
 from videoreasoner.training.runtime.trainer import TrainingRun, TreeTrainer
 
 
-def prepare(recipe: Recipe, overwrite: bool, max_target_length: int | None, steps_per_rollout: int = 1) -> TrainingRun:
+def prepare(
+    recipe: Recipe,
+    overwrite: bool,
+    max_target_length: int | None,
+    steps_per_rollout: int = 1,
+    reward_sources: Mapping[str, str] | None = None,
+) -> TrainingRun:
     """All parts of a run. Nothing is written except an empty output folder; `train` claims it.
 
     Args:
         overwrite: begin again in a folder that holds another run.
         max_target_length: see `ExampleMaker`.
         steps_per_rollout: optimizer steps that learn from the same rows.
+        reward_sources: see `run_identity`.
 
     Raises:
         VideoReasonerError: the recipe cannot be run here; the message says why.
@@ -46,7 +56,7 @@ def prepare(recipe: Recipe, overwrite: bool, max_target_length: int | None, step
         args.max_steps = total_steps(recipe.num_train_epochs, sampler.epoch_rows, step_rows) * steps_per_rollout
 
     folder = RunFolder(Path(recipe.output_dir))
-    identity = run_identity(recipe, data.digests, step_rows)
+    identity = run_identity(recipe, data.digests, step_rows, args.max_steps, reward_sources)
     folder.prepare(identity, overwrite, recipe.begins_from)
     if args.process_index == 0:
         # Asked here, before gigabytes are loaded; `train` holds it.
@@ -87,6 +97,7 @@ def train(trainer: TreeTrainer) -> Path:
     """Train, from the last checkpoint if there is one, and put the model into the output folder, which is returned.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C was pressed. Where training had begun, a line on stderr says how to go on.
         TrainingError: the run cannot continue, the model cannot be written, or another run is in the folder.
     """
     run = trainer.run
@@ -98,14 +109,25 @@ def train(trainer: TreeTrainer) -> Path:
 
 def _train(trainer: TreeTrainer) -> None:
     run = trainer.run
-    progress = TrainingProgress(run)
-    for callback in (HeldOutSampler(trainer), MetricsFile(run.folder), progress):
+    progress, interruption = TrainingProgress(run), Interruption(trainer)
+    # In this order: a line of metrics is written with each checkpoint, also with that of an interruption.
+    for callback in (HeldOutSampler(trainer), interruption, MetricsFile(run.folder), progress):
         trainer.add_callback(callback)
     with run.args.main_process_first(desc="claiming the output folder"):
         if run.args.should_save:
             run.folder.begin(run.identity, run.overwrite, run.resume, run.skipped)
     try:
-        trainer.train(resume_from_checkpoint=str(run.resume.checkpoint) if run.resume.checkpoint else None)
+        with interruption.listening():
+            trainer.train(resume_from_checkpoint=str(run.resume.checkpoint) if run.resume.checkpoint else None)
+        if interruption.step is not None:
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        progress.close()
+        if run.args.process_index == 0:
+            last = run.folder.last_checkpoint()
+            onward = f"the same command goes on from {last}" if last else "there is no checkpoint yet"
+            print(f"stopped at step {trainer.state.global_step} of {run.args.max_steps}; {onward}", file=sys.stderr)
+        raise
     finally:
         progress.close()
     finish(trainer)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from videoreasoner.errors import TrainingError
@@ -290,6 +291,16 @@ class TreeTrainer(Trainer):
         # modules, finds none of them, warns, and continues with the weights that it had.
         saved = load_checkpoint(resume_from_checkpoint, device="cpu", dtype=self.model.dtype)
         self.model.load_state_dict(saved.model.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        schedule: Any = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        if checkpoint is not None and isinstance(schedule, LambdaLR) and not self.is_deepspeed_enabled:
+            # The saved rates are those of the saved schedule, which may have been made for fewer steps.
+            rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            for group, (base, share) in zip(schedule.optimizer.param_groups, rates, strict=True):
+                group["lr"] = base * share(schedule.last_epoch)
+            schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint beside the others, then give it its name."""
