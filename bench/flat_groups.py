@@ -1,8 +1,8 @@
 """What `skip_flat_groups` saves and what it leaves out, on the same completions in one process.
 
-    python -m bench.flat_groups --out out/bench-flat-groups
+    python -m bench.flat_groups --model out/cold-start/tiny --out out/bench-flat-groups
 
-Trains the shipped tiny model with recipes/grpo/tiny.yaml for some steps, with the setting off. Then each further batch
+Trains a cold-started tiny model with recipes/grpo/tiny.yaml for some steps, with the setting off. Then each further batch
 of rows is one step with it off and one with it on, from the same weights: the completions are the same, and the
 gradients are compared. Times are CPU seconds of this process; the setting that goes first changes with every batch. The
 rollout is the same work for both and is a part of the step.
@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 ROWS = 16
+QUESTIONS = 4
 
 
-def prepared(out: Path, steps: int, batches: int) -> Any:
+def prepared(model: str, out: Path, steps: int, batches: int) -> Any:
     """A trainer after some steps, and rows behind those for the comparison."""
     import torch
 
@@ -32,10 +33,11 @@ def prepared(out: Path, steps: int, batches: int) -> Any:
 
     torch.set_num_threads(1)
     world = WorldSettings(events=(1, 2), event_share=(0.05, 0.2))
-    videos = (steps + batches) * ROWS
-    make_videos(out / "videos", videos, VideoSettings(size=48, seed=63, world=world), splits=("plain",))
+    videos = -(-(steps + batches) * ROWS // QUESTIONS)
+    settings = VideoSettings(size=48, seed=63, world=world)
+    make_videos(out / "videos", videos, settings, ("plain",), QUESTIONS)
     changes: dict[str, Any] = {
-        "model_name_or_path": "tiny", "data": [{"path": str(out / "videos" / "plain.jsonl")}],
+        "model_name_or_path": model, "data": [{"path": str(out / "videos" / "plain.jsonl")}],
         "video_root": str(out / "videos"), "eval_data": [], "output_dir": str(out / "run"), "max_steps": steps,
         "save_steps": steps, "frame_cache_dir": None,
     }  # fmt: skip
@@ -66,12 +68,13 @@ def step(trainer: Any, recipe: Any, batch: Any) -> tuple[float, Any, dict[str, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/bench-flat-groups"))
+    parser.add_argument("--model", default="tiny", help="checkpoint to start from")
     parser.add_argument("--steps", type=int, default=60, help="steps of training before the comparison")
     parser.add_argument("--batches", type=int, default=12, help="steps that are compared, of 16 rows each")
     arguments = parser.parse_args()
     from videoreasoner.training.data.dataset import ExampleBatch
 
-    trainer = prepared(arguments.out, arguments.steps, arguments.batches)
+    trainer = prepared(arguments.model, arguments.out, arguments.steps, arguments.batches)
     recipes = {skips: trainer.recipe.model_copy(update={"skip_flat_groups": skips}) for skips in (False, True)}
     seen: list[dict[str, float]] = []
     for number in range(arguments.batches + 1):

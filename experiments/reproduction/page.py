@@ -115,7 +115,7 @@ def _cell(results: Results, variant: str, mode: Mode, column: _Column) -> str:
     values = results.values(variant, mode, column.metric, column.split)
     if values is None or not is_measured(mode, column.metric):
         return ""
-    found, scale = results.estimate(values, column.split), 100 if column.is_share else 1
+    found, scale = results.estimate(values, column.split, column.is_share), 100 if column.is_share else 1
     text = f"{scale * found.mean:.{column.digits}f}"
     return f"{text} [{scale * found.low:.1f}, {scale * found.high:.1f}]" if column.has_interval else text
 

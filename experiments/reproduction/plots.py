@@ -65,7 +65,9 @@ def plot_scores(results: Results, path: Path) -> None:
     for place, (axis, (metric, title, split)) in enumerate(zip(axes, _SCORES, strict=True)):
         for mode, (colour, mark, shift) in _MODES.items():
             found = [(row, results.values(name, mode, metric, split)) for row, name in enumerate(names)]
-            rows = [(row, results.estimate(values, split)) for row, values in found if values is not None]
+            rows = [
+                (row, results.estimate(values, split, is_share=True)) for row, values in found if values is not None
+            ]
             if not rows or not is_measured(mode, metric):
                 continue
             means = 100 * np.array([e.mean for _, e in rows])

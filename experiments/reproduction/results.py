@@ -49,10 +49,10 @@ class Results:
             return None
         return np.asarray(found, dtype=np.float64)[:, self._in_split(split)]
 
-    def estimate(self, values: NDArray[np.float64], split: Split) -> Estimate:
-        """Mean and 95 % interval of float64[seeds, questions]: averaged over seeds, resampled by videos."""
+    def estimate(self, values: NDArray[np.float64], split: Split, is_share: bool = False) -> Estimate:
+        """Mean and 95 % interval of float64[seeds, questions], over videos and over seeds."""
         videos = np.array(self.questions["videos"])[self._in_split(split)]
-        return estimate(values.mean(axis=0), clusters=videos.tolist())
+        return estimate(values, videos.tolist(), is_share)
 
     def _in_split(self, split: Split) -> NDArray[np.bool_]:
         return np.array([split in ("all", found) for found in self.questions["splits"]])

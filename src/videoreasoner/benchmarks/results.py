@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -58,8 +59,11 @@ def result(benchmark: Benchmark, row: Row, answer: Mapping[str, Any], hashes: Ma
 
 def scores(result: Mapping[str, Any]) -> dict[str, float]:
     """Metric -> value of all that is averaged: the benchmark's scores, and what the answer cost."""
+    return {**result["scores"], **_costs(result)}
+
+
+def _costs(result: Mapping[str, Any]) -> dict[str, float]:
     return {
-        **result["scores"],
         "seconds": result["timing"]["total"],
         "frames": float(result["frames"]),
         "tokens_out": float(result["usage"]["tokens_out"]),
@@ -89,20 +93,35 @@ def _estimates(results: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
         for name, value in scores(item).items():
             values.setdefault(name, []).append(value)
             videos.setdefault(name, []).append(item["video"])
-    return {name: estimate(values[name], clusters=videos[name]) for name in values}
+    costs = _costs(results[0]) if results else {}
+    return {
+        name: estimate(of, videos[name], is_share=name not in costs and all(0 <= value <= 1 for value in of))
+        for name, of in values.items()
+    }
 
 
 def as_data(metrics: Metrics) -> dict[str, Any]:
-    """Metrics as plain data, for a summary."""
+    """Metrics as plain data, for a summary. A bound that is infinite, because there is one video, is None."""
     return {
-        key: {value: {name: asdict(e) for name, e in of.items()} for value, of in values.items()}
+        key: {value: {name: _plain(e) for name, e in of.items()} for value, of in values.items()}
         for key, values in metrics.items()
     }
+
+
+def _plain(estimate: Estimate) -> dict[str, Any]:
+    return {name: value if math.isfinite(value) else None for name, value in asdict(estimate).items()}
 
 
 def from_data(data: Mapping[str, Any]) -> Metrics:
     """The reverse of `as_data`."""
     return {
-        key: {value: {name: Estimate(**e) for name, e in of.items()} for value, of in values.items()}
+        key: {value: {name: _estimate(e) for name, e in of.items()} for value, of in values.items()}
         for key, values in data.items()
     }
+
+
+def _estimate(data: Mapping[str, Any]) -> Estimate:
+    low, high = (
+        data[name] if data[name] is not None else limit for name, limit in (("low", -math.inf), ("high", math.inf))
+    )
+    return Estimate(data["mean"], low, high, data["count"])
