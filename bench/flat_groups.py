@@ -2,10 +2,10 @@
 
     python -m bench.flat_groups --model out/cold-start/tiny --out out/bench-flat-groups
 
-Trains a cold-started tiny model with recipes/grpo/tiny.yaml for some steps, with the setting off. Then each further batch
-of rows is one step with it off and one with it on, from the same weights: the completions are the same, and the
-gradients are compared. Times are CPU seconds of this process; the setting that goes first changes with every batch. The
-rollout is the same work for both and is a part of the step.
+Trains a cold-started tiny model with recipes/grpo/tiny.yaml for some steps, with the setting off or (`--skip`) on. Then
+each further batch of rows is one step with it off and one with it on, from the same weights: the completions are the
+same, and the gradients are compared. Times are CPU seconds of this process; the setting that goes first changes with
+every batch. The rollout is the same work for both and is a part of the step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROWS = 16
 QUESTIONS = 4
 
 
-def prepared(model: str, out: Path, steps: int, batches: int) -> Any:
+def prepared(model: str, out: Path, steps: int, batches: int, skips: bool) -> Any:
     """A trainer after some steps, and rows behind those for the comparison."""
     import torch
 
@@ -39,7 +39,7 @@ def prepared(model: str, out: Path, steps: int, batches: int) -> Any:
     changes: dict[str, Any] = {
         "model_name_or_path": model, "data": [{"path": str(out / "videos" / "plain.jsonl")}],
         "video_root": str(out / "videos"), "eval_data": [], "output_dir": str(out / "run"), "max_steps": steps,
-        "save_steps": steps, "frame_cache_dir": None,
+        "save_steps": steps, "frame_cache_dir": None, "skip_flat_groups": skips,
     }  # fmt: skip
     sets = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
     trainer = prepare_grpo(load_recipe(Path("recipes/grpo/tiny.yaml"), GrpoRecipe, sets), overwrite=True)
@@ -71,10 +71,11 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="checkpoint to start from")
     parser.add_argument("--steps", type=int, default=60, help="steps of training before the comparison")
     parser.add_argument("--batches", type=int, default=12, help="steps that are compared, of 16 rows each")
+    parser.add_argument("--skip", action="store_true", help="leave flat groups out of those steps of training")
     arguments = parser.parse_args()
     from videoreasoner.training.data.dataset import ExampleBatch
 
-    trainer = prepared(arguments.model, arguments.out, arguments.steps, arguments.batches)
+    trainer = prepared(arguments.model, arguments.out, arguments.steps, arguments.batches, arguments.skip)
     recipes = {skips: trainer.recipe.model_copy(update={"skip_flat_groups": skips}) for skips in (False, True)}
     seen: list[dict[str, float]] = []
     for number in range(arguments.batches + 1):

@@ -15,6 +15,8 @@ from experiments.reproduction.results import Results, read_results
 from videoreasoner.errors import EvaluationError
 from videoreasoner.utils.files import replacing
 
+# What stands in place of a verdict where there are too few videos and steps for one.
+_NO_VERDICT = "none"
 _PLOTS = {"scores_plot": "scores.png", "curves_plot": "curves.png"}
 
 
@@ -55,7 +57,7 @@ def write_page(results_dir: Path) -> str:
     """Write the plots into the folder of the result files, and the page to `results_dir` + .md.
 
     Returns:
-        The verdicts and the path of the page.
+        The verdicts, none for a smoke run, and the path of the page.
 
     Raises:
         EvaluationError: a result file is missing, or nothing can be written. MissingExtraError: no matplotlib.
@@ -71,6 +73,8 @@ def write_page(results_dir: Path) -> str:
         raise EvaluationError(
             f"{page}: cannot be written ({error.strerror or error}); check space and rights"
         ) from error
+    if results.recipe.smoke:
+        return f"Everything ran. The videos and steps are too few for verdicts.\n{page}"
     claims = [f"{claim['name']}  {claim['verdict']:<4}  {claim['text']}" for claim in _claims(results)]
     return "\n".join([*claims, str(page)])
 
@@ -87,6 +91,8 @@ def page_text(results: Results, folder: str) -> str:
         **{name: f"{folder}/{file}" for name, file in _PLOTS.items()},
         claims=claims,
         passed=sum(claim["verdict"] is Verdict.PASS for claim in claims),
+        tests_passed=sum(test["verdict"] is Verdict.PASS for claim in claims for test in claim["tests"]),
+        tests=sum(len(claim["tests"]) for claim in claims),
         heads=[column.head for column in _COLUMNS],
         lines=[
             [variant.title, mode, *(_cell(results, name, mode, column) for column in _COLUMNS)]
@@ -94,6 +100,7 @@ def page_text(results: Results, folder: str) -> str:
             for mode in variant.modes
         ],
         trainings=[_training(name, results) for name in results.recipe.variants],
+        minutes={name: _training(name, results)[6] for name in results.recipe.variants},
         core_minutes=_minutes(sum(job["cpu_seconds"] for job in jobs)),
         wall_minutes=_minutes(results.made["wall_seconds"]),
         machines=[f"{m['system']}, {m['cores']} cores, {m['gpu'] or 'no GPU'}" for m in results.made["machines"]],
@@ -105,8 +112,10 @@ def page_text(results: Results, folder: str) -> str:
 def _claims(results: Results) -> list[dict[str, Any]]:
     claims = []
     for name, tests in evaluate_claims(results).items():
-        verdict = judge([test.verdict for test in tests])
+        verdict: str = judge([test.verdict for test in tests])
         shown = [_shown_test(test, results) for test in tests]
+        if results.recipe.smoke:
+            verdict, shown = _NO_VERDICT, [{**test, "verdict": _NO_VERDICT} for test in shown]
         claims.append({"name": name, "text": results.recipe.claims[name].text, "verdict": verdict, "tests": shown})
     return claims
 

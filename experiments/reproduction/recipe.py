@@ -108,6 +108,7 @@ class Reproduction(_Strict):
     """The whole recipe."""
 
     out_dir: str = Field(description="folder for videos, models and runs; not committed")
+    smoke: bool = Field(False, description="too few videos and steps for verdicts: only checks that everything runs")
     results_dir: str = Field(description="folder for result files and plots; the page is written to results_dir + .md")
     seeds: list[int] = Field(min_length=1, description="training seeds; --seeds N takes the first N")
     videos: VideoSets

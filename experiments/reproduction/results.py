@@ -4,7 +4,7 @@ recipe.json             what was run, and the claims
 questions.json          ids, videos and splits of the questions, and the hash of the benchmark
 variants/<name>.json    evaluations: for each seed and mode, one column per metric with a value per question;
                         curves: for each seed, what training logged
-made.json               date, times, machines and versions
+made.json               date, times, machines, versions, and the format of the videos
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from experiments.reproduction.recipe import Metric, Mode, Reproduction, Split
 from videoreasoner.benchmarks.results import scores
 from videoreasoner.benchmarks.runner import BenchmarkRun, load_run
 from videoreasoner.errors import EvaluationError
+from videoreasoner.synthetic.videos import FORMAT
 from videoreasoner.utils.files import replacing
 from videoreasoner.utils.intervals import Estimate, estimate
 
@@ -174,6 +175,7 @@ def _made(stamps: Mapping[str, Mapping[str, Any]], summaries: Sequence[Mapping[s
     return {
         "date": datetime.fromtimestamp(max(stamp["ended"] for stamp in stamps.values()), UTC).date().isoformat(),
         "wall_seconds": round(union_length((stamp["began"], stamp["ended"]) for stamp in stamps.values())),
+        "video_format": FORMAT,
         "machines": [machine for n, machine in enumerate(machines) if machine not in machines[:n]],
         "versions": [version for n, version in enumerate(versions) if version not in versions[:n]],
         "jobs": [

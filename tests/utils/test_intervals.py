@@ -28,7 +28,7 @@ def test_all_right_is_not_certain_and_wilsons_interval_is_that_of_the_textbook()
     assert (all_right.low, all_right.high) == pytest.approx((0.820, 1.0), abs=0.001)
     none_right = estimate([0.0] * 20, is_share=True)
     assert (none_right.low, none_right.high) == pytest.approx((0.0, 0.180), abs=0.001)
-    with pytest.raises(ValueError, match="in .0, 1."):
+    with pytest.raises(ValueError, match="shares must lie"):
         estimate([1.0, 2.0], is_share=True)
 
 

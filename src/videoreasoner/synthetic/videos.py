@@ -36,7 +36,7 @@ SETTINGS_FILE = "settings.json"
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 # The version of the files, not of the package. It is raised when the same settings give other videos or rows.
-_FORMAT = 2
+FORMAT = 2
 _VIDEO_NAME = re.compile(r"\d{5,}\.mp4|\.\d{5,}\.mp4\.\d+\.part")
 _CHUNK_FRAMES = 64
 _CHUNK_BYTES = 2**22
@@ -188,7 +188,7 @@ def make_videos(
     _check(videos, settings, splits, questions_per_split)
     folder = Path(out_dir)
     content = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "videos": videos,
         "splits": list(splits),
         "questions_per_split": questions_per_split,

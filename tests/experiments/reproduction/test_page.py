@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from experiments.reproduction.claims import evaluate_claims, judge
 from experiments.reproduction.page import page_text, write_page
 from experiments.reproduction.recipe import load_reproduction
 from experiments.reproduction.results import Results, read_results
-from tests.experiments.reproduction.sample_results import RECIPE, ROOT, make_results, shipped_recipe
+from tests.experiments.reproduction.sample_results import RECIPE, ROOT, SMOKE, make_results, shipped_recipe
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,25 @@ def test_every_variant_mode_claim_and_verdict_is_on_the_page(results: Results, t
     # One value per seed.
     assert lines[-1].split(" | ")[4].count(",") == len(results.recipe.seeds) - 1
     assert "interrupted" not in text
+
+
+def test_a_smoke_run_gives_no_verdicts(tmp_path: Path) -> None:
+    folder = tmp_path / "smoke"
+    make_results(folder, load_reproduction(SMOKE), videos=2)
+    said = write_page(folder)
+    text = folder.with_name("smoke.md").read_text(encoding="utf-8")
+    assert said == f"Everything ran. The videos and steps are too few for verdicts.\n{folder.with_name('smoke.md')}"
+    assert "There are no verdicts, because this was a smoke run." in text
+    cells = {line.split(" | ")[-1].strip(" |*") for line in text.splitlines() if re.match(r"\| C\d \|", line)}
+    assert cells == {"none"}
+
+
+def test_flaws_of_a_run_are_on_its_page_and_on_no_other(results: Results, text: str) -> None:
+    """Files without the format of the videos are from before the held-out split became one of pairs."""
+    old = page_text(replace(results, made={**results.made}), "reproduction")
+    assert "old split" in old
+    assert "old split" not in page_text(replace(results, made={**results.made, "video_format": 2}), "reproduction")
+    assert "skip_flat_groups: true" in text
 
 
 def test_numbers_on_the_page_are_those_of_the_files(results: Results, text: str) -> None:

@@ -31,6 +31,7 @@ def test_the_smoke_run_differs_only_in_sizes_and_places() -> None:
     assert {kind: training.recipe for kind, training in smoke.training.items()} == {
         kind: training.recipe for kind, training in full.training.items()
     }
+    assert (smoke.smoke, full.smoke) == (True, False)
     assert smoke.videos.evaluation.rows < 10
     assert Path(smoke.results_dir).is_relative_to(smoke.out_dir)
 
