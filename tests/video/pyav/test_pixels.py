@@ -1,3 +1,4 @@
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -5,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import ExifTags, Image, ImageOps
 
-from tests.video.videos import Recipe
+from tests.video.videos import Recipe, picture
 from videoreasoner.video.pyav.file import VideoFile
 from videoreasoner.video.pyav.pixels import Shape, Upright
 
@@ -65,3 +67,35 @@ def test_what_is_done_to_a_frame_does_not_reach_the_decoder(tmp_path: Path) -> N
         for _, image in video.iter_frames_at(times_s):
             image[:] = 0
         assert np.array_equal(video.frames_at(times_s).pixels, expected)
+
+
+def _with_exif(folder: Path, suffix: str, orientation: int) -> tuple[Path, np.ndarray]:
+    """A picture with EXIF data, and how Pillow shows it upright."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Software] = orientation, "camera"
+    made = Image.fromarray(picture(3, 64, 48))
+    path = folder / f"{orientation}.{'jpg' if suffix in ('avi', 'mov', 'mkv') else suffix}"
+    made.save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    if suffix == path.suffix[1:]:
+        return path, upright
+    video = folder / f"{orientation}.{suffix}"
+    with av.open(str(path), format="jpeg_pipe") as source, av.open(str(video), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate([next(iter(source.demux(video=0)))] * 3):
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.time_base = Fraction(1, 25)
+            copy.mux(packet)
+    return video, upright
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avi", "mov", "mkv"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_with_exif_data_are_shown_upright(suffix: str, orientation: int, tmp_path: Path) -> None:
+    path, upright = _with_exif(tmp_path, suffix, orientation)
+    with VideoFile(path) as video:
+        assert video.problems == []
+        shown = video.frames_at([0.0]).pixels[0]
+        assert (video.height, video.width) == shown.shape[:2] == upright.shape[:2]
+    # Pillow and FFmpeg round the colours of a JPEG differently.
+    assert np.abs(shown.astype(int) - upright).mean() < (4 if suffix != "png" and suffix != "webp" else 1)

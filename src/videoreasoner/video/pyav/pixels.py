@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from av.filter import Graph
+from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 
+# FFmpeg numbers the kinds of side data of a frame from 0 on; there were 32 in its version 8.
+_SIDE_DATA_NUMBERS = range(64)
+
+
 class Upright(NamedTuple):
-    """How stored pictures become upright: axes swapped first, then mirrored."""
+    """How stored pictures become upright: axes swapped first, then mirrored.
+
+    The display matrix of a frame says so. It comes from the container or, for JPEG, PNG and WebP pictures, from the
+    orientation in their EXIF data.
+    """
 
     swaps_axes: bool = False
     mirrors_x: bool = False
@@ -19,9 +30,7 @@ class Upright(NamedTuple):
 
     @classmethod
     def of(cls, frame: VideoFrame) -> Self:
-        # PyAV's stubs list motion vectors only.
-        side_data: Any = frame.side_data
-        matrix = side_data.get("DISPLAYMATRIX")
+        matrix = _side_data(frame).get("DISPLAYMATRIX")
         if matrix is None:
             return cls()
         # x' = a x + c y, y' = b x + d y, with y pointing down.
@@ -48,6 +57,24 @@ class Upright(NamedTuple):
         if self.mirrors_y:
             image = image[::-1]
         return image.copy()
+
+
+def _side_data(frame: VideoFrame) -> Any:
+    """The side data of a frame, without the kinds that PyAV does not know."""
+    try:
+        # PyAV's stubs list motion vectors only.
+        return frame.side_data
+    except ValueError:
+        # One unknown kind, such as EXIF data in PyAV 18, makes all side data unreadable. A filter can remove it.
+        known = {kind.value for kind in Type}
+        graph = Graph()
+        buffer = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1)
+        )
+        unknown = [graph.add("sidedata", f"delete:{n}") for n in _SIDE_DATA_NUMBERS if n not in known]
+        graph.link_nodes(buffer, *unknown, graph.add("buffersink")).configure()
+        graph.vpush(frame)
+        return graph.vpull().side_data
 
 
 class Shape(NamedTuple):
