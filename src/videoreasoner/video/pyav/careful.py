@@ -1,7 +1,13 @@
-"""Careful decoding: any frame of any video, also of a damaged one, with notes of what is wrong with the video."""
+"""Careful decoding: any frame of any video, also of a damaged one, with notes of what is wrong with the video.
+
+A frame that is decoded here equals that of a decode of the whole video from its beginning, on one thread. This holds for
+damaged videos, too: a decoder fills what is damaged from earlier pictures, so decoding begins at a key frame that is
+whole.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
@@ -10,16 +16,18 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from videoreasoner.errors import VideoError
 from videoreasoner.video.pyav import planned
+from videoreasoner.video.pyav.damage import Damage
 from videoreasoner.video.pyav.index import FrameIndex, packets, scan
+from videoreasoner.video.pyav.notes import Notes
 from videoreasoner.video.pyav.opening import open_stream, packets_from
 
-# Most times that one sentence about a problem lists.
-_TIMES_LISTED = 5
+# Most frames that a frame can depend on and that are shown after it (H.264 and HEVC).
+_MOST_REORDERED = 16
 
 
 class DecodedFrame(NamedTuple):
@@ -27,6 +35,11 @@ class DecodedFrame(NamedTuple):
 
     stamp: int
     frame: VideoFrame
+
+
+def _is_b(decoded: DecodedFrame) -> bool:
+    """Whether a frame may depend on frames that are shown after it."""
+    return decoded.frame.pict_type == PictureType.B
 
 
 class _MisledError(Exception):
@@ -49,24 +62,25 @@ class CarefulDecoder:
     def __init__(self, source: str, threads: int = 1) -> None:
         self.name = source
         self._threads = threads
-        self._trouble: dict[str, set[int | None]] = {}
+        self._notes = Notes()
         self._index: FrameIndex | None = None
         self._is_closed = False
         self._first_stamp: int | None = None
         # Decoding several frames at once is fast, but reports errors late and loses frames around them. After the first
-        # error it is turned off.
+        # damage it is turned off, and one thread decodes.
         self._decodes_ahead = True
         self._container, self._stream = self._open()
-        # The frames from key frame number `_begun` on; the last of them that was used, and one that came too early.
+        # The frames from key frame number `_begun` on; the last of them that was used, and those that came too early.
         self._decoded: Iterator[DecodedFrame] = iter(())
         self._begun = 0
         self._held: DecodedFrame | None = None
-        self._ahead: DecodedFrame | None = None
+        self._ahead: deque[DecodedFrame] = deque()
+        self._damage = Damage()
 
     def close(self) -> None:
         """Close the file."""
         self._decoded = iter(())
-        self._held = self._ahead = None
+        self._forget()
         self._container.close()
         self._is_closed = True
 
@@ -102,7 +116,7 @@ class CarefulDecoder:
             with container:
                 index, problems = scan(container, stream, self._first_stamp)
             for problem in problems:
-                self._note(problem)
+                self._notes.add(problem)
             if not len(index.stamps):
                 raise VideoError(f"{self.name}: it lists no frame; get an undamaged copy.")
             self._index = index
@@ -114,10 +128,7 @@ class CarefulDecoder:
 
     def problems(self) -> list[str]:
         """What could not be read or decoded so far, one sentence for each kind of trouble."""
-        return [
-            what.replace("{at}", self._at({stamp for stamp in stamps if stamp is not None}))
-            for what, stamps in self._trouble.items()
-        ]
+        return self._notes.sentences(self._index)
 
     def find(self, position: int) -> DecodedFrame:
         """The frame at a position of the table.
@@ -141,9 +152,11 @@ class CarefulDecoder:
         if found is None:
             raise VideoError(f"{self.name}: no frame can be decoded any more; has it changed?")
         if found.stamp != wanted:
-            self._note("No frame{at} could be decoded; the nearest one that can is shown.", wanted)
+            self._notes.add("No frame{at} could be decoded; the nearest one that can is shown.", wanted)
         elif found.frame.is_corrupt:
-            self._note("The picture{at} is damaged and shows errors.", wanted)
+            self._notes.add("The picture{at} is damaged and shows errors.", wanted)
+        elif self._damage.hurts(wanted, self._ahead[-1].stamp if _is_b(found) and self._ahead else wanted):
+            self._notes.add("The picture{at} builds on damaged data and may show errors.", wanted)
         return found
 
     def check_open(self) -> None:
@@ -160,12 +173,11 @@ class CarefulDecoder:
         back = 1
         while True:
             self._advance(wanted)
-            is_exact = self._held is not None and self._held.stamp == wanted
-            # Without any frame before the wanted one, decoding may have begun at a frame that is marked as a key frame
-            # and is none. With one, a second try from further back is enough.
-            is_settled = self._held is not None and self._begun < key
-            if is_exact or is_settled or self._begun == 0:
-                return self._held or self._ahead
+            # Without any frame before the wanted one, or without a whole one to begin with, decoding may have begun at
+            # a frame that is marked as a key frame and is none, or at a damaged one.
+            if self._begun == 0 or (self._held is not None and self._damage.begins_well):
+                self._look_ahead(wanted)
+                return self._held or (self._ahead[0] if self._ahead else None)
             self._begin(max(0, min(self._begun, key) - back))
             back *= 2
 
@@ -181,19 +193,26 @@ class CarefulDecoder:
     def _advance(self, wanted: int) -> None:
         """Decode until `_held` is the last frame shown at or before `wanted`."""
         while self._held is None or self._held.stamp < wanted:
-            found = self._ahead or next(self._decoded, None)
-            self._ahead = None
+            found = self._ahead.popleft() if self._ahead else next(self._decoded, None)
             if found is None:
                 return
             if found.stamp > wanted:
-                self._ahead = found
+                self._ahead.appendleft(found)
                 return
             self._held = found
+
+    def _look_ahead(self, wanted: int) -> None:
+        """Decode the frames that the wanted one may depend on although they are shown after it."""
+        while len(self._ahead) < _MOST_REORDERED and all(map(_is_b, filter(None, [self._held, *self._ahead]))):
+            found = next(self._decoded, None)
+            if found is None:
+                return
+            self._ahead.append(found)
 
     def _begin(self, key: int) -> None:
         """Decode from key frame number `key` on; 0 is the beginning of the video."""
         keys = self.index.keys
-        self._held = self._ahead = None
+        self._forget()
         self._begun = key
         found = None
         if key or (len(keys) and keys[0, 0] <= self.index.stamps[0]):
@@ -202,6 +221,8 @@ class CarefulDecoder:
             self._begun = 0
             self._reopen()
             found = packets(self._container, self._stream)
+        first = self.index.position_of_key(self._begun) if self._begun else 0
+        self._damage = Damage(self.index.stamps[first:].tolist())
         self._decoded = self._decode(self._read(found))
 
     def _decode(self, source: Iterator[Packet[VideoStream]]) -> Iterator[DecodedFrame]:
@@ -210,7 +231,7 @@ class CarefulDecoder:
         if index.counted:
             # Frames beyond the number of packets have no place in the table and are not shown.
             for stamp, frame in zip(index.stamps, self._frames(source), strict=False):
-                yield DecodedFrame(int(stamp), frame)
+                yield self._shown(int(stamp), frame)
             return
         # After a seek, frames shown before the key frame refer to frames that were not decoded.
         floor = int(index.keys[self._begun, 0]) if self._begun else int(index.stamps[0])
@@ -226,7 +247,15 @@ class CarefulDecoder:
                 self._index = index.with_one_key()
                 raise _MisledError
             last = frame.pts
-            yield DecodedFrame(last, frame)
+            yield self._shown(last, frame)
+
+    def _shown(self, stamp: int, frame: VideoFrame) -> DecodedFrame:
+        if frame.is_corrupt and self._decodes_ahead:
+            self._decodes_ahead = False
+            raise _MisledError
+        is_key = frame.key_frame and frame.pict_type == PictureType.I
+        self._damage.show(stamp, is_whole=not frame.is_corrupt, is_key=is_key)
+        return DecodedFrame(stamp, frame)
 
     def _frames(self, source: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
         """Decoded frames; data that cannot be decoded is noted as a problem."""
@@ -240,7 +269,8 @@ class CarefulDecoder:
                 # The stamp of a packet is one of the table only where packets tell their times.
                 is_timed = self._index is not None and not self._index.counted
                 stamp = packet.pts if packet and is_timed else None
-                self._note(f"Data{{at}} could not be decoded ({error.strerror}).", stamp)
+                self._notes.add(f"Data{{at}} could not be decoded ({error.strerror}).", stamp)
+                self._damage.fail(stamp)
                 continue
             yield from frames
 
@@ -249,25 +279,17 @@ class CarefulDecoder:
         try:
             yield from source
         except FFmpegError as error:
-            self._note(f"Reading the file broke off ({error.strerror}).")
+            self._notes.add(f"Reading the file broke off ({error.strerror}).")
 
     def _reopen(self) -> None:
         self._container.close()
-        self._held = self._ahead = None
+        self._forget()
         self._container, self._stream = self._open()
 
+    def _forget(self) -> None:
+        """Drop the decoded frames; the decoder needs their memory."""
+        self._held = None
+        self._ahead.clear()
+
     def _open(self) -> tuple[InputContainer, VideoStream]:
-        return open_stream(self.name, self._threads, decodes_ahead=self._decodes_ahead)
-
-    def _note(self, what: str, stamp: int | None = None) -> None:
-        """Keep a sentence for `problems`, in which "{at}" stands for the times of all its stamps."""
-        self._trouble.setdefault(what, set()).add(stamp)
-
-    def _at(self, stamps: set[int]) -> str:
-        """The times of a problem in words, empty if none is known."""
-        if not stamps:
-            return ""
-        times_s = self.index.seconds(np.array(sorted(stamps)))
-        listed = ", ".join(f"{time_s:.2f} s" for time_s in times_s[:_TIMES_LISTED])
-        rest = len(times_s) - _TIMES_LISTED
-        return f" at {listed}" + (f" and {rest} more" if rest > 0 else "")
+        return open_stream(self.name, self._threads if self._decodes_ahead else 1)

@@ -25,13 +25,12 @@ av.logging.set_level(None)
 _TIMEOUT_S = 30.0
 
 
-def open_stream(source: str, threads: int, *, decodes_ahead: bool = True) -> tuple[InputContainer, VideoStream]:
+def open_stream(source: str, threads: int) -> tuple[InputContainer, VideoStream]:
     """Open a file and choose its video stream: the largest that is no cover picture, the first of several such.
 
     Args:
         source: a path or URL.
-        threads: how many of FFmpeg's own threads may decode.
-        decodes_ahead: let FFmpeg's threads work on several frames at once, rather than on parts of one frame.
+        threads: how many of FFmpeg's own threads may decode. Several work on several frames at once.
 
     Raises:
         VideoError: it cannot be opened, or holds no video that FFmpeg can decode.
@@ -54,7 +53,7 @@ def open_stream(source: str, threads: int, *, decodes_ahead: bool = True) -> tup
         container.close()
         raise VideoError(f"{source}: FFmpeg has no decoder for its video; convert it to mp4 (H.264).")
     stream.codec_context.thread_count = threads
-    stream.codec_context.thread_type = "AUTO" if decodes_ahead and threads > 1 else "SLICE"
+    stream.codec_context.thread_type = "AUTO" if threads > 1 else "SLICE"
     return container, stream
 
 

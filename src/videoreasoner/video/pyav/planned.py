@@ -188,23 +188,36 @@ class _RunDecoder:
             container, stream = self._opened
             source = packets_from(container, stream, *index.keys[key].tolist())
             if source is not None:
-                yield from _certain(_decoded(source, stream, wanted), key, wanted, index)
+                latest: dict[int, int] = {}
+                yield from _certain(_decoded(source, stream, wanted, latest), key, wanted, latest, index)
         except (FFmpegError, VideoError):
             # The careful decoder takes over, and reports what is wrong.
             return
 
 
-def _decoded(source: Iterator[Packet[VideoStream]], stream: VideoStream, wanted: Sequence[int]) -> Iterator[VideoFrame]:
-    """The decoded frames of the packets, until all wanted frames have come out."""
+def _decoded(
+    source: Iterator[Packet[VideoStream]], stream: VideoStream, wanted: Sequence[int], latest: dict[int, int]
+) -> Iterator[VideoFrame]:
+    """The decoded frames of the packets, until all wanted frames and those that they depend on have come out.
+
+    Args:
+        latest: filled with, for each wanted stamp, the largest stamp among the frames sent before it and itself. All
+            that it depends on has come out when this one has.
+    """
     codec = stream.codec_context
     # In H.264, no picture refers to one that is marked as no reference. Such a picture need not be decoded unless it is
     # wanted, and the wanted pictures stay the same to the bit. HEVC promises this within one temporal layer only, and
     # other decoders lose pictures.
     skips = codec.name == "h264"
     unsent = set(wanted)
+    largest = wanted[0]
     for packet in chain(source, [None]):
         if skips:
             codec.skip_frame = "DEFAULT" if packet is None or packet.pts in unsent else "NONREF"
+        if packet is not None and packet.pts is not None:
+            largest = max(largest, packet.pts)
+            if packet.pts in unsent:
+                latest[packet.pts] = largest
         yield from codec.decode(packet)
         if packet is not None and unsent:
             unsent.discard(packet.pts or 0)
@@ -214,28 +227,36 @@ def _decoded(source: Iterator[Packet[VideoStream]], stream: VideoStream, wanted:
                 return
 
 
-def _certain(frames: Iterator[VideoFrame], key: int, wanted: Sequence[int], index: FrameIndex) -> Iterator[VideoFrame]:
-    """The wanted frames among the decoded ones, as long as each is what the table promises."""
+def _certain(
+    frames: Iterator[VideoFrame], key: int, wanted: Sequence[int], latest: dict[int, int], index: FrameIndex
+) -> Iterator[VideoFrame]:
+    """The wanted frames among the decoded ones, as long as they and all before them are what the table promises."""
     # After a seek, frames shown before the key frame refer to frames that were not decoded.
     floor = int(index.keys[key, 0]) if key else int(index.stamps[0])
     last: int | None = None
     left = deque(wanted)
+    # Wanted frames that may depend on frames which have not come out yet.
+    held: deque[VideoFrame] = deque()
     for frame in frames:
         # The second field of an interlaced picture may come in a packet of its own.
         if frame.pts is None or (last is not None and frame.pts < last) or frame.interlaced_frame:
             return
         if frame.pts < floor:
             continue
-        if last is None and key and not stands_alone(frame):
+        if last is None and key and (not stands_alone(frame) or frame.pts != index.stamps[index.position_of_key(key)]):
+            return
+        # What is damaged shows up in later frames, too.
+        if frame.is_corrupt:
             return
         last = frame.pts
-        if last < left[0]:
-            continue
-        if last > left[0] or frame.is_corrupt:
+        if left and last > left[0]:
             return
-        yield frame
-        left.popleft()
-        if not left:
+        if left and last == left[0]:
+            held.append(frame)
+            left.popleft()
+        while held and latest[held[0].pts or 0] <= last:
+            yield held.popleft()
+        if not left and not held:
             return
 
 
