@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 
 from tests.video.videos import Recipe
@@ -107,4 +108,27 @@ def damaged_videos(folder: Path, count: int, seed: int) -> Iterator[Path]:
         path = folder / f"{number:04d}-{RECIPES[which].file_name}"
         path.write_bytes(data)
         yield path
+        path.unlink()
+
+
+# Decoders that report damage.
+_CHECKED = ("h264", "raw.h264", "front", "fragments", "mpeg4", "mpeg2")
+
+
+def burst_videos(folder: Path, count: int, seed: int) -> Iterator[tuple[Path, Path, np.random.Generator]]:
+    """Videos in which 4 to 60 bytes of one packet are damaged: path, path of the sound one, generator for choices."""
+    rng = np.random.default_rng(seed)
+    paths = [recipe.make(folder) for recipe in RECIPES if recipe.file_name.startswith(_CHECKED)]
+    for number in range(count):
+        source = paths[number % len(paths)]
+        data = bytearray(source.read_bytes())
+        with av.open(str(source)) as container:
+            packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+        position, size = packets[int(rng.integers(len(packets)))]
+        length = int(rng.integers(4, 61))
+        start = min(position + int(rng.integers(size)), len(data) - length)
+        data[start : start + length] = [rng.bytes(length), bytes(length), b"\xff" * length][int(rng.integers(3))]
+        path = folder / f"{number:04d}-{source.name}"
+        path.write_bytes(data)
+        yield path, source, rng
         path.unlink()

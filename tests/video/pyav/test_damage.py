@@ -1,35 +1,52 @@
+"""Which frames build on damaged data."""
+
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path
-
-from tests.video.damage import damaged_videos
-from videoreasoner.errors import VideoError
-from videoreasoner.video.isolated.file import GuardedVideoFile
-
-COUNT = 2000
+from videoreasoner.video.pyav.damage import Damage
 
 
-def test_damaged_videos_end_in_frames_or_a_named_error(tmp_path: Path) -> None:
-    endings: Counter[str] = Counter()
-    processes = set()
-    for number, path in enumerate(damaged_videos(tmp_path, COUNT, seed=20260101)):
-        try:
-            with GuardedVideoFile(path, time_limit_s=60.0, threads=1 + number % 2) as video:
-                assert video._process is not None
-                processes.add(video._process.pid)
-                times_s = [video.duration_s * share for share in (0.0, 0.2, 0.5, 0.55, 0.99)]
-                exact = video.frames_at(times_s)
-                keyframes = video.frames_at(times_s[1::2], seek="keyframe", short_side=20)
-                assert set(exact.times_s) | set(keyframes.times_s) <= set(video.frame_times_s.tolist())
-                endings["frames, with problems" if video.problems else "frames"] += 1
-        except VideoError as error:
-            message = str(error)
-            assert str(path) in message
-            assert "\n" not in message
-            endings["stopped" if "was stopped" in message else "died" if "died" in message else "refused"] += 1
-    # Nothing is hidden by refusing everything, and FFmpeg itself held out: else the process would be another.
-    assert sum(endings.values()) == COUNT
-    assert endings["frames"] > COUNT / 5
-    assert endings["frames, with problems"] > COUNT / 10
-    assert len(processes) <= 1 + endings["died"] + endings["stopped"], endings
+def _shown(damage: Damage, stamps: range, damaged: set[int] = frozenset(), keys: set[int] = frozenset()) -> Damage:  # type: ignore[assignment]
+    for stamp in stamps:
+        damage.show(stamp, is_whole=stamp not in damaged, is_key=stamp in keys)
+    return damage
+
+
+def test_damage_hurts_the_frames_up_to_the_next_whole_key_picture() -> None:
+    damage = _shown(Damage(range(50)), range(50), damaged={33}, keys={0, 10, 20, 30, 40})
+    assert [stamp for stamp in range(50) if damage.hurts(stamp, stamp)] == list(range(33, 40))
+    # A frame at 32 that depends on the one shown at 33.
+    assert damage.hurts(32, 33)
+    assert damage.has_lead
+    assert damage.begins_well
+
+
+def test_a_damaged_key_picture_ends_nothing() -> None:
+    damage = _shown(Damage(range(30)), range(30), damaged={5, 10}, keys={0, 10, 20})
+    assert [stamp for stamp in range(30) if damage.hurts(stamp, stamp)] == list(range(5, 20))
+    assert not damage.has_lead
+
+
+def test_frames_that_do_not_come_out_are_damage() -> None:
+    damage = Damage(range(10))
+    for stamp in (0, 1, 2, 6, 7):
+        damage.show(stamp, is_whole=True, is_key=stamp == 0)
+    assert [damage.hurts(stamp, stamp) for stamp in (2, 6, 7)] == [False, True, True]
+    late = Damage(range(10))
+    late.show(1, is_whole=True, is_key=True)
+    assert not late.begins_well
+
+
+def test_data_that_fails_hurts_its_frame_or_the_next_one() -> None:
+    damage = _shown(Damage(range(10)), range(3), keys={0})
+    damage.fail(None)
+    assert [damage.hurts(stamp, stamp) for stamp in (2, 3, 4)] == [False, True, True]
+    damage = _shown(Damage(range(10)), range(3), keys={0})
+    damage.fail(5)
+    assert [damage.hurts(stamp, stamp) for stamp in (4, 5)] == [False, True]
+
+
+def test_a_sound_video_is_not_hurt_and_needs_no_lead() -> None:
+    damage = _shown(Damage(range(10)), range(10), keys={0})
+    assert not any(damage.hurts(stamp, 10) for stamp in range(10))
+    assert damage.begins_well
+    assert damage.has_lead

@@ -133,6 +133,30 @@ def test_keyframes_are_true_frames(path: Path) -> None:
             assert np.array_equal(image, expected[position])
 
 
+@pytest.mark.parametrize("suffix", ["avi", "mov"])
+def test_pictures_with_a_palette_keep_its_colours(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"palette.{suffix}"
+    palette = np.random.default_rng(0).integers(0, 256, (256, 4), np.uint8)
+    palette[:, 0] = 255
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "pal8"
+        for number in range(12):
+            indices = picture(number, 64, 48)[..., 1].copy()
+            frame = av.VideoFrame.from_ndarray((indices, palette), format="pal8")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    expected = straight(path)
+    assert len(np.unique(expected[0].reshape(-1, 3), axis=0)) > 40
+    with VideoFile(path) as video:
+        for positions in ([0], [7], [3, 9, 1], range(12)):
+            times_s = video.frame_times_s[list(positions)]
+            assert np.array_equal(video.frames_at(times_s).pixels, [expected[n] for n in positions])
+            assert np.array_equal(video.frames_at(times_s, "keyframe").pixels, [expected[n] for n in positions])
+        assert video.problems == []
+
+
 # Times
 
 

@@ -1,6 +1,6 @@
 """Careful decoding: any frame of any video, also of a damaged one, with notes of what is wrong with the video.
 
-A frame that is decoded here equals that of a decode of the whole video from its beginning, on one thread. This holds for
+A frame that is decoded here equals that of a decode of the whole video from its beginning on one thread. This holds for
 damaged videos, too: a decoder fills what is damaged from earlier pictures, so decoding begins at a key frame that is
 whole.
 """
@@ -26,6 +26,9 @@ from videoreasoner.video.pyav.index import FrameIndex, packets, scan
 from videoreasoner.video.pyav.notes import Notes
 from videoreasoner.video.pyav.opening import open_stream, packets_from
 
+# Behind damage, decoding begins 1, 3, 7, then 15 key frames before the usual one. In a video that is damaged all over,
+# starting further back takes long and no longer helps.
+_MOST_KEYS_BACK = 8
 # Most frames that a frame can depend on and that are shown after it (H.264 and HEVC).
 _MOST_REORDERED = 16
 
@@ -155,7 +158,7 @@ class CarefulDecoder:
             self._notes.add("No frame{at} could be decoded; the nearest one that can is shown.", wanted)
         elif found.frame.is_corrupt:
             self._notes.add("The picture{at} is damaged and shows errors.", wanted)
-        elif self._damage.hurts(wanted, self._ahead[-1].stamp if _is_b(found) and self._ahead else wanted):
+        elif self._is_hurt(found):
             self._notes.add("The picture{at} builds on damaged data and may show errors.", wanted)
         return found
 
@@ -173,13 +176,24 @@ class CarefulDecoder:
         back = 1
         while True:
             self._advance(wanted)
-            # Without any frame before the wanted one, or without a whole one to begin with, decoding may have begun at
-            # a frame that is marked as a key frame and is none, or at a damaged one.
-            if self._begun == 0 or (self._held is not None and self._damage.begins_well):
-                self._look_ahead(wanted)
+            self._look_ahead()
+            has_enough = self._held is not None and (self._is_settled(self._held) or back > _MOST_KEYS_BACK)
+            if self._begun == 0 or has_enough:
                 return self._held or (self._ahead[0] if self._ahead else None)
             self._begin(max(0, min(self._begun, key) - back))
             back *= 2
+
+    def _is_settled(self, held: DecodedFrame) -> bool:
+        """Whether decoding from further back would not change a frame.
+
+        Without a whole frame to begin with, decoding may have begun at one that is marked as a key frame and is none.
+        """
+        return self._damage.begins_well and (self._damage.has_lead or not self._is_hurt(held))
+
+    def _is_hurt(self, held: DecodedFrame) -> bool:
+        """Whether the frame that was used last builds on damaged data."""
+        last = self._ahead[-1] if _is_b(held) and self._ahead else held
+        return self._damage.hurts(held.stamp, last.stamp)
 
     def _is_on_the_way(self, wanted: int, key: int) -> bool:
         """Whether decoding can continue to the wanted frame, and that is cheaper than a seek to key frame `key`."""
@@ -201,9 +215,11 @@ class CarefulDecoder:
                 return
             self._held = found
 
-    def _look_ahead(self, wanted: int) -> None:
-        """Decode the frames that the wanted one may depend on although they are shown after it."""
-        while len(self._ahead) < _MOST_REORDERED and all(map(_is_b, filter(None, [self._held, *self._ahead]))):
+    def _look_ahead(self) -> None:
+        """Decode the frames that `_held` may depend on although they are shown after it."""
+        if self._held is None or not _is_b(self._held):
+            return
+        while len(self._ahead) < _MOST_REORDERED and all(map(_is_b, self._ahead)):
             found = next(self._decoded, None)
             if found is None:
                 return

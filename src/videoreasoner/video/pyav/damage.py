@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+
+# An H.264 decoder keeps up to 16 frames, and about as many more wait to be used again.
+_FRAMES_KEPT = 32
 
 
 class Damage:
@@ -43,6 +46,17 @@ class Damage:
             stamp = self._expected[self._shown]
         if stamp is not None:
             self._damaged.append(stamp)
+
+    @property
+    def has_lead(self) -> bool:
+        """Whether whole frames come before any damage: two key pictures, and as many frames as a decoder keeps.
+
+        A decoder fills damage from earlier pictures, and in H.264 from those before the last key frame, too.
+        """
+        if not self._damaged:
+            return True
+        first = min(self._damaged)
+        return bisect_right(self._whole_keys, first) >= 2 and bisect_left(self._expected, first) >= _FRAMES_KEPT
 
     def hurts(self, stamp: int, last: int) -> bool:
         """Whether the frame at `stamp`, which depends on no frame behind `last`, builds on damaged data."""

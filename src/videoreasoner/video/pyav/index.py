@@ -37,6 +37,7 @@ class FrameIndex:
         tick_s: seconds per tick.
         keys: int64[K, 2], presentation and decoding stamp of each key frame, by presentation
             stamp. Key frames that an edit list hides are among them: decoding starts there too.
+            Empty where decoding can start at the beginning only.
         counted: the packets do not say when each frame is shown. The n-th frame of a decode from
             the beginning belongs to `stamps[n]`, and nothing but such a decode finds it.
     """
@@ -116,6 +117,10 @@ def scan(container: InputContainer, stream: VideoStream, first_stamp: int | None
             f"The file is cut off: it holds {float(there_s):.2f} s of the "
             f"{float(stated_s):.2f} s that its header states."
         )
+    listed = (entries[-1].dts or 0) + 1 if entries else 0
+    if container.format.name == "avi" and 0 < listed < stream.frames:
+        # FFmpeg counts the frames of an AVI file: a lost one moves all later ones forward.
+        problems.append(f"The file holds {listed} of the {stream.frames} frames that its header states.")
     return index, problems
 
 
@@ -193,6 +198,9 @@ def _table(entries: list[_Entry], stream: VideoStream, first_stamp: int | None) 
         if is_joined:
             # A seek uses the stamps in the file, and several recordings have the same ones.
             return FrameIndex(stamps, _end(stamps, length, frame_ticks), tick_s, no_keys, counted=True)
+        if stream.codec_context.pix_fmt == "pal8":
+            # AVI and MOV give the palette with the first packet that is read, and a seek loses it.
+            return FrameIndex(stamps, _end(stamps, length, frame_ticks), tick_s, no_keys, counted=False)
         keys = sorted(
             (entry.pts, entry.pts if entry.dts is None else entry.dts)
             for entry in entries

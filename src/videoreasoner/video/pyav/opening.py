@@ -21,6 +21,8 @@ from videoreasoner.video.pyav.index import packets
 # FFmpeg writes every oddity to stderr. `VideoFile.problems` says what matters.
 av.logging.set_level(None)
 
+# These decoders look for damage only if they are asked to.
+_CHECKED_ON_REQUEST = ("wmv", "msmpeg4")
 # Some formats (a playlist without an end) would have FFmpeg wait for more for minutes.
 _TIMEOUT_S = 30.0
 
@@ -52,6 +54,8 @@ def open_stream(source: str, threads: int) -> tuple[InputContainer, VideoStream]
     if stream.codec_context is None:
         container.close()
         raise VideoError(f"{source}: FFmpeg has no decoder for its video; convert it to mp4 (H.264).")
+    if stream.codec_context.name.startswith(_CHECKED_ON_REQUEST):
+        stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer"}
     stream.codec_context.thread_count = threads
     stream.codec_context.thread_type = "AUTO" if threads > 1 else "SLICE"
     return container, stream

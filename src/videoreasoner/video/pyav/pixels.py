@@ -12,7 +12,6 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-
 # FFmpeg numbers the kinds of side data of a frame from 0 on; there were 32 in its version 8.
 _SIDE_DATA_NUMBERS = range(64)
 
@@ -66,7 +65,7 @@ def _side_data(frame: VideoFrame) -> Any:
         return frame.side_data
     except ValueError:
         # One unknown kind, such as EXIF data in PyAV 18, makes all side data unreadable. A filter can remove it.
-        known = {kind.value for kind in Type}
+        known: set[Any] = {kind.value for kind in Type}
         graph = Graph()
         buffer = graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1)
