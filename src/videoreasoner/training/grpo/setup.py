@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
+import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,34 +19,62 @@ from videoreasoner.retrieval.encoder import load_encoder
 from videoreasoner.settings import Settings
 from videoreasoner.training.grpo.recipe import SPLIT_WEIGHTS, GrpoRecipe
 from videoreasoner.training.grpo.retrieval_reward import KeyElementRetrieval
-from videoreasoner.training.grpo.rewards import KEY_ELEMENT_RETRIEVAL, Rewards, load_rewards
+from videoreasoner.training.grpo.rewards import KEY_ELEMENT_RETRIEVAL, SHIPPED, RewardFunction, Rewards, load_rewards
 from videoreasoner.training.grpo.trainer import GrpoTrainer
 from videoreasoner.training.runtime.setup import prepare, train
 from videoreasoner.video.isolated.file import GuardedVideoFile
 
 
-def prepare_grpo(recipe: GrpoRecipe, overwrite: bool = False) -> GrpoTrainer:
+def prepare_grpo(
+    recipe: GrpoRecipe, overwrite: bool = False, functions: Mapping[str, RewardFunction] | None = None
+) -> GrpoTrainer:
     """A trainer for a recipe, ready to train.
+
+    Args:
+        functions: rewards that the recipe names and that are no part of it, by name.
 
     Raises:
         VideoReasonerError: the recipe cannot be run here; the message says why.
     """
-    rewards = rewards_of(recipe)
-    run = prepare(recipe, overwrite, None, recipe.num_iterations)
+    rewards = rewards_of(recipe, functions)
+    run = prepare(recipe, overwrite, None, recipe.num_iterations, reward_sources(rewards))
     trainer = GrpoTrainer(run, recipe, rewards, load_reference(recipe, run.checkpoint, run.args.device))
     if trainer.has_split_weights:
         raise SettingError(SPLIT_WEIGHTS)
     return trainer
 
 
-def rewards_of(recipe: GrpoRecipe) -> Rewards:
+def reward_sources(rewards: Rewards) -> dict[str, str]:
+    """The digest of the source of each reward of the user's own, so that a changed one is not taken for the same.
+
+    What a function calls or holds is not compared. Where its source cannot be read, as in an interactive session,
+    a line on stderr says that a change would go unnoticed.
+    """
+    sources = {}
+    for name, function in rewards.functions.items():
+        if name in SHIPPED or name == KEY_ELEMENT_RETRIEVAL:
+            continue
+        # An object that can be called has its source in its class.
+        written: Any = function if inspect.isroutine(function) else type(function)
+        try:
+            sources[name] = hashlib.sha256(inspect.getsource(written).encode()).hexdigest()
+        except (OSError, TypeError):
+            sources[name] = "not known"
+            print(f"reward {name}: its source cannot be read, so a resumed run cannot tell a change", file=sys.stderr)
+    return sources
+
+
+def rewards_of(recipe: GrpoRecipe, functions: Mapping[str, RewardFunction] | None = None) -> Rewards:
     """The rewards that a recipe names.
+
+    Args:
+        functions: see `prepare_grpo`.
 
     Raises:
         SettingError: one cannot be loaded, a task is concerned by none, or retrieval has no encoder.
         CheckpointError: the encoder cannot be loaded.
     """
-    more = {}
+    more: dict[str, RewardFunction] = dict(functions or {})
     if KEY_ELEMENT_RETRIEVAL in recipe.rewards:
         settings = Settings.load(find_folder(recipe.model_name_or_path, weights=False)).changed(**recipe.settings)
         name = recipe.reward_encoder or settings.encoder
@@ -87,8 +119,13 @@ def load_reference(recipe: GrpoRecipe, checkpoint: Checkpoint, device: torch.dev
     return reference.model.requires_grad_(False)
 
 
-def train_grpo(recipe: GrpoRecipe, overwrite: bool = False) -> Path:
+def train_grpo(
+    recipe: GrpoRecipe, overwrite: bool = False, functions: Mapping[str, RewardFunction] | None = None
+) -> Path:
     """Run a recipe, from where an earlier start of the same run stopped.
+
+    Args:
+        functions: see `prepare_grpo`.
 
     Returns:
         The output folder, which then holds the trained model.
@@ -96,4 +133,4 @@ def train_grpo(recipe: GrpoRecipe, overwrite: bool = False) -> Path:
     Raises:
         VideoReasonerError: the recipe cannot be run here, or the run cannot continue; the message says why.
     """
-    return train(prepare_grpo(recipe, overwrite))
+    return train(prepare_grpo(recipe, overwrite, functions))
