@@ -19,8 +19,16 @@ HEAD = """# Command line
 
 This page holds the `--help` of every command. `python docs/make_cli.py` writes it.
 
-Exit codes: 0 done, 1 a defect of VideoReasoner, 2 bad input or usage. With 2, one line on stderr names the input and
-says what to do. `--debug` shows the traceback as well.
+Exit codes: 0 done, 1 a defect of VideoReasoner, 2 bad input or usage, 130 stopped with Ctrl-C. With 2, one line on
+stderr names the input and says what to do. `--debug` shows the traceback as well.
+
+These variables of the environment stand for flags that are not given:
+
+| variable | flag |
+|---|---|
+| `VIDEOREASONER_MODEL` | `--model` |
+| `VIDEOREASONER_DEVICE` | `--device` |
+| `VIDEOREASONER_VIDEO_TIME_LIMIT` | `--video-time-limit` |
 """
 
 

@@ -4,6 +4,7 @@ from videoreasoner import Reasoner
 answer = Reasoner.from_pretrained("tiny").ask("video.mp4", "What color is the circle?")
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from videoreasoner.spans import Span as Span
     from videoreasoner.video.frames import Frames as Frames
     from videoreasoner.video.pyav.file import VideoFile as VideoFile
+
+# The package logs and prints nothing by itself; the command line shows its log on stderr.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # Public name -> the module that defines it. Modules are imported on first use: reading a video file needs no torch,
 # and a usage error of the command line should not wait for it.

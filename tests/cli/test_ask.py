@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ import pytest
 from tests.cli.calling import Loading, Result, Run, in_a_process, one_line
 from tests.fake_engine import SETTINGS
 from tests.video.videos import Recipe
+from videoreasoner.inference.answer import Answer
+from videoreasoner.inference.query import Mode, Query
+from videoreasoner.inference.reasoner import VideoSession
 
 
 def test_ask_prints_an_answer_with_its_evidence(run: Run, video_file: Path) -> None:
@@ -167,6 +172,55 @@ def test_a_batch_with_failures_says_how_many(run: Run, video_file: Path, loading
     assert "1 row" in result.err.splitlines()[-1]
     assert str(out) in result.err.splitlines()[-1]
     assert result.out.splitlines()[-1].endswith("1 answered, 0 had an answer already, 1 failed")
+    [reason] = [line for line in result.err.splitlines() if line.startswith("warning: ")]
+    assert reason.startswith("warning: b: missing.mp4")
+
+
+def test_rows_from_stdin_and_answers_to_stdout(video_file: Path, tmp_path: Path) -> None:
+    rows = [{"id": n, "video": str(video_file), "question": "What?", "options": ["a", "b"]} for n in (2, 1)]
+    done = subprocess.run(
+        [sys.executable, "-m", "videoreasoner", "ask", "--batch", "-", "--out", "-", "--mode", "direct"],
+        input=json.dumps(rows), capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [2, 1]
+    assert done.stderr.splitlines()[-1] == "-: 2 answered, 0 had an answer already, 0 failed"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_is_stopped_says_how_to_go_on(
+    run: Run, video_file: Path, loading: Loading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    content = [{"id": n, "video": str(video_file), "question": f"Question {n}?"} for n in range(4)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in content))
+    answer = VideoSession.answer
+
+    def stop(session: VideoSession, query: Query, mode: Mode) -> Answer:
+        if query.text == "Question 3?":
+            raise KeyboardInterrupt
+        return answer(session, query, mode)
+
+    monkeypatch.setattr(VideoSession, "answer", stop)
+    arguments = ("ask", "--batch", rows, "--out", out, "--mode", "direct")
+    stopped = run(*arguments, "-q")
+    assert stopped == Result(130, "", "stopped after 3 of 4 rows; run the same command to go on\n")
+    monkeypatch.setattr(VideoSession, "answer", answer)
+    again = run(*arguments, "-q")
+    assert (again.code, again.err) == (0, "")
+    assert "1 answered, 3 had an answer already" in again.out
+
+
+def test_variables_of_the_environment_stand_for_flags(
+    run: Run, video_file: Path, loading: Loading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDEOREASONER_MODEL", "another")
+    monkeypatch.setenv("VIDEOREASONER_DEVICE", "cpu")
+    monkeypatch.setenv("VIDEOREASONER_VIDEO_TIME_LIMIT", "9")
+    assert run("ask", video_file, "What?").code == 0
+    assert run("ask", video_file, "What?", "--model", "given").code == 0
+    assert loading.models == ["another", "given"]
+    assert (loading.given["device"], loading.given["video_time_limit_s"]) == ("cpu", 9.0)
 
 
 def _audio(path: Path) -> None:
@@ -258,7 +312,8 @@ def test_videos_that_can_be_looked_at_are_answered(run: Run, tmp_path: Path, loa
         (["What?", "--model", ""], "model or encoder is empty"),
         (["What?", "--out", "x.jsonl"], "--batch"),
         (["What?", "--video-root", "x"], "--batch"),
-        (["What?", "--batch", "x.jsonl"], "--out"),
+        (["What?", "--batch", "x.jsonl"], "leave out VIDEO"),
+        (["What?", "--workers", "2"], "--batch"),
         ([], "QUESTION"),
     ],
 )
@@ -272,7 +327,8 @@ def test_bad_arguments_of_batch(run: Run, video_file: Path, tmp_path: Path, load
     rows.write_text(row)
     one_line(run("ask", "--batch", tmp_path / "none.jsonl", "--out", tmp_path / "o"), "none.jsonl")
     one_line(run("ask", "--batch", tmp_path, "--out", tmp_path / "o"), "folder")
-    one_line(run("ask", "--batch", rows), "--out")
+    one_line(run("ask", "--batch", rows), "--batch needs --out")
+    one_line(run("ask", "--batch", rows, "--out", tmp_path / "o", "--workers", "0"), "--workers")
     one_line(run("ask", "--batch", rows, "--out", tmp_path / "o", "--json"), "--json")
     assert loading.models == []
     one_line(run("ask", "--batch", rows, "--out", rows), "rows.jsonl")

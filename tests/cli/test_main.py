@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+import typer.main
 
-from tests.cli.calling import Run, in_a_process, one_line
+from tests.cli.calling import Loading, Result, Run, in_a_process, one_line
 from tests.video.videos import Recipe, overwrite_packets
-from videoreasoner.cli.main import main
-from videoreasoner.errors import QuestionError, VideoError
+from videoreasoner.cli.main import app, main
+from videoreasoner.errors import QuestionError, Stopped, VideoError
 from videoreasoner.inference.reasoner import Reasoner
 
 
@@ -51,14 +55,49 @@ def test_a_damaged_video_and_warnings_of_libraries_leave_stderr_alone(tmp_path: 
     assert "Note" in result.out
 
 
-def test_a_run_that_is_stopped_shows_no_traceback(monkeypatch: pytest.MonkeyPatch, run: Run, video_file: Path) -> None:
+def test_a_run_that_is_stopped_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, run: Run, video_file: Path) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Reasoner, "from_pretrained", stop)
-    result = run("ask", video_file, "What?")
-    assert (result.code, result.out) == (130, "")
-    assert result.err in ("", "stopped\n")
+    assert run("ask", video_file, "What?") == Result(130, "", "stopped\n")
+
+    def stop_with_advice(*_: Any, **__: Any) -> None:
+        raise Stopped("stopped at step 3 of 9; run the same command to go on")
+
+    monkeypatch.setattr(Reasoner, "from_pretrained", stop_with_advice)
+    advice = "stopped at step 3 of 9; run the same command to go on\n"
+    assert run("ask", video_file, "What?") == Result(130, "", advice)
+
+
+def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from _commands(child, (*path, name))
+
+
+def test_every_command_has_the_common_flags() -> None:
+    found = dict(_commands(typer.main.get_command(app)))
+    assert len(found) > 10
+    for path, command in found.items():
+        flags = [flag for option in command.params for flag in option.opts if flag.startswith("-")]
+        assert {"-v", "--verbose", "-q", "--quiet", "--debug"} <= set(flags), path
+        assert len(set(flags)) == len(flags), path
+
+
+def test_h_is_help(run: Run) -> None:
+    for arguments in ((), ("ask",), ("eval", "synthetic")):
+        assert run(*arguments, "-h") == run(*arguments, "--help")
+        assert run(*arguments, "-h").code == 0
+
+
+def test_how_much_is_logged_follows_the_flags(run: Run, video_file: Path, loading: Loading) -> None:
+    log = logging.getLogger("videoreasoner")
+    for flags, level in (((), logging.INFO), (("-v",), logging.DEBUG), (("--quiet",), logging.ERROR)):
+        assert run("ask", video_file, "What?", *flags).code == 0
+        assert log.level == level
+    assert run("-q", "ask", video_file, "What?").err == ""
+    assert log.level == logging.ERROR
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

@@ -62,3 +62,10 @@ def test_letters_that_options_bring_along_are_left_out_and_noted():
     assert query.notes == ("the letters that the options bring along were left out",)
     assert query == Query("?", ("red", "blue"))
     assert Query("?", ("A. red", "blue")).notes == ()
+
+
+def test_one_text_is_no_list_of_options() -> None:
+    for ask in (lambda: Query("What?", "red"), lambda: Query.of("What?", "red")):  # type: ignore[arg-type]
+        with pytest.raises(QuestionError, match="the options are one text, 'red'; give a list of texts"):
+            ask()
+    assert Query.of("What?", ["red", "blue"]) == Query("What?", ("red", "blue"))

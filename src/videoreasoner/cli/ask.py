@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,15 +17,25 @@ from videoreasoner.cli.options import (
     ModelOption,
     ModeOption,
     VideoTimeLimitOption,
+    WorkersOption,
     check_report,
     load_reasoner,
+    resumable,
     takes_settings,
 )
 from videoreasoner.errors import QuestionError, RowError, SettingError
 
 if TYPE_CHECKING:
+    from videoreasoner.inference.candidate import LocalCandidate
     from videoreasoner.inference.reasoner import Reasoner
     from videoreasoner.rows import Row
+
+
+# So many reasons of failed rows are shown, each cut to so many characters; all are in the records.
+_MOST_REASONS = 5
+_MOST_CHARACTERS = 300
+
+_log = logging.getLogger(__name__)
 
 
 @takes_settings(*COMMON_SETTINGS)
@@ -44,13 +57,20 @@ def ask(
     true_event: Annotated[
         tuple[float, float] | None, typer.Option("--true-event", help="The true event: start and end in seconds.")
     ] = None,
-    batch: Annotated[Path | None, typer.Option("--batch", help="Rows to answer, JSON lines; needs --out.")] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            "--batch", help="File of rows to answer: JSON lines, a JSON array or CSV; - reads stdin. Needs --out."
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Answers, JSON lines; the same command continues a killed run.")
+        Path | None,
+        typer.Option("--out", help="File of answers, JSON lines; - writes stdout. The same command continues it."),
     ] = None,
     video_root: Annotated[
         Path | None, typer.Option("--video-root", help="Folder of the videos named in the rows.")
     ] = None,
+    workers: WorkersOption = 1,
     free_event: Annotated[
         bool, typer.Option("--free-event", help="Decode the event without its grammar, to measure parsing.")
     ] = False,
@@ -65,10 +85,14 @@ def ask(
     """
     if batch is None and (video is None or question is None):
         raise QuestionError("give a VIDEO and a QUESTION, or --batch ROWS --out ANSWERS")
-    if batch is not None and (out is None or video is not None or option or as_json or report is not None):
-        raise SettingError("--batch takes --out, and neither VIDEO, QUESTION, --option, --json nor --report")
-    if batch is None and (out is not None or video_root is not None):
-        raise SettingError("--out and --video-root go with --batch")
+    if batch is not None and (video is not None or option or as_json or report is not None):
+        raise SettingError(
+            "--batch reads questions from a file: leave out VIDEO, QUESTION, --option, --json and --report"
+        )
+    if batch is not None and out is None:
+        raise SettingError("--batch needs --out: give a file name for the answers, or - for stdout")
+    if batch is None and (out is not None or video_root is not None or workers != 1):
+        raise SettingError("--out, --video-root and --workers go with --batch")
     if report is None and (true_answer is not None or true_event is not None):
         raise SettingError("--true-answer and --true-event go with --report")
     from videoreasoner.inference.query import Query
@@ -80,11 +104,21 @@ def ask(
             model, device, free_event=free_event, video_time_limit_s=video_time_limit, settings=settings
         )
 
+    def in_workers() -> LocalCandidate:
+        import torch
+
+        from videoreasoner.inference.candidate import LocalCandidate
+
+        # All workers together use as many threads as one process would.
+        threads = max(1, torch.get_num_threads() // workers)
+        return LocalCandidate(model, device, threads, settings, not free_event, video_time_limit)
+
     # Rows, question and video are checked before a model is loaded: a typing mistake should not cost a minute.
     check_time_limit(video_time_limit)
     if batch is not None and out is not None:
-        read_rows(batch)
-        _answer_batch(load(), batch, out, mode, video_root)
+        if str(batch) != "-":
+            read_rows(batch)
+        _answer_batch(load if workers == 1 else in_workers, batch, out, mode, video_root, workers)
         return
     assert video is not None
     assert question is not None
@@ -124,15 +158,36 @@ def _truth(
         raise QuestionError(f"--true-answer or --true-event cannot be used: {explain(error)}") from error
 
 
-def _answer_batch(reasoner: Reasoner, rows: Path, out: Path, mode: str, video_root: Path | None) -> None:
-    from videoreasoner.inference.batch import answer_rows
-    from videoreasoner.utils.progress import ProgressBar
+def _answer_batch(
+    load: Callable[[], Reasoner | LocalCandidate],
+    batch: Path,
+    out: Path,
+    mode: str,
+    video_root: Path | None,
+    workers: int,
+) -> None:
+    from videoreasoner.inference.batch import answer_rows, load_rows
+    from videoreasoner.inference.workers import check_workers
 
-    with ProgressBar("answering") as progress:
-        result = answer_rows(reasoner, rows, out, mode=mode, video_root=video_root, progress=progress)
-    typer.echo(f"{out}: {result.answered} answered, {result.resumed} had an answer already, {result.failed} failed")
+    check_workers(workers)
+    to_stdout = str(out) == "-"
+    rows = load_rows(sys.stdin.buffer if str(batch) == "-" else batch)
+    go_on = "the answers so far were printed" if to_stdout else "run the same command to go on"
+    with resumable("answering", "rows", go_on) as progress:
+        target = sys.stdout.buffer if to_stdout else out
+        result = answer_rows(load(), rows, target, mode=mode, video_root=video_root, workers=workers, progress=progress)
+    typer.echo(
+        f"{out}: {result.answered} answered, {result.resumed} had an answer already, {result.failed} failed",
+        err=to_stdout,
+    )
+    for reason, ids in list(result.reasons.items())[:_MOST_REASONS]:
+        named = ", ".join("a line without an id" if name is None else str(name) for name in ids[:3])
+        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+        _log.warning("%s%s: %s", named, more, reason[:_MOST_CHARACTERS])
     if result.failed:
+        hidden = len(result.reasons) - _MOST_REASONS
+        others = f"; {hidden} other reason(s) are not shown" if hidden > 0 else ""
         raise RowError(
-            f"{out}: {result.failed} row(s) could not be answered; their records say why, "
+            f"{out}: {result.failed} row(s) could not be answered{others}; their records say why, "
             "and the next run asks them again"
         )

@@ -15,6 +15,8 @@ from videoreasoner.cli.options import (
     EventsOption,
     ModelOption,
     ModeOption,
+    WorkersOption,
+    resumable,
     takes_settings,
 )
 
@@ -32,7 +34,6 @@ OutOption = Annotated[
 VideosDirOption = Annotated[Path, typer.Option("--videos-dir", help="Folder in which videos are made and reused.")]
 SizeOption = Annotated[int, typer.Option("--size", help="Width and height of the videos, in pixels.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the held-out videos, at least 20000000.")]
-WorkersOption = Annotated[int, typer.Option("--workers", help="Number of processes that load the model and answer.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Number of torch threads in each process.")]
 
 _VIDEOS_DIR = Path("out/eval/videos")
@@ -71,13 +72,12 @@ def synthetic(
     from videoreasoner.benchmarks.tasks.synthetic import held_out_settings, synthetic_benchmark
     from videoreasoner.inference.candidate import LocalCandidate
     from videoreasoner.synthetic.world import WorldSettings
-    from videoreasoner.utils.progress import ProgressBar
 
     candidate = LocalCandidate(model, device, threads, settings)
     _check(candidate, mode, workers)
     world = WorldSettings(events, event_share)
     video_settings = held_out_settings(seed, duration_s=duration, size=size, world=world)
-    with ProgressBar("making videos", "videos") as progress:
+    with resumable("making videos", "videos") as progress:
         benchmark = synthetic_benchmark(videos_dir, videos, video_settings, _SPLITS[split], questions, progress)
     folder = out or Path("out/eval") / f"synthetic-{split}-{Path(model).resolve().name}-{mode}"
     done = _run(benchmark, candidate, folder, mode, workers)
@@ -113,13 +113,12 @@ def needle(
     from videoreasoner.benchmarks.sweep import write_sweep
     from videoreasoner.benchmarks.tasks.needle import DETAILS_S, LENGTHS_S, Grid, needle_benchmark
     from videoreasoner.inference.candidate import LocalCandidate
-    from videoreasoner.utils.progress import ProgressBar
 
     grid = Grid(tuple(length or LENGTHS_S), tuple(detail or DETAILS_S))
     candidate = LocalCandidate(model, device, threads, settings)
     _check(candidate, "focus", workers)
     folder = out or Path("out/eval") / f"needle-{Path(model).resolve().name}"
-    with ProgressBar("making videos", "cells") as progress:
+    with resumable("making videos", "cells") as progress:
         benchmark = needle_benchmark(videos_dir, grid, videos, size, seed, progress)
     runs = {mode: _run(benchmark, candidate, folder / mode, mode, workers) for mode in ("direct", "focus")}
     typer.echo(write_sweep(folder, grid, runs, model))
@@ -153,9 +152,8 @@ def _check(candidate: Candidate, mode: str, workers: int) -> None:
 
 def _run(benchmark: Benchmark, candidate: Candidate, out: Path, mode: str, workers: int) -> BenchmarkRun:
     from videoreasoner.benchmarks.runner import run_benchmark
-    from videoreasoner.utils.progress import ProgressBar
 
-    with ProgressBar("answering") as progress:
+    with resumable("answering", "questions") as progress:
         command = ["videoreasoner", *sys.argv[1:]]
         return run_benchmark(benchmark, candidate, out, mode=mode, workers=workers, command=command, progress=progress)
 

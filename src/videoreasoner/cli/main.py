@@ -1,27 +1,100 @@
 """The entry point: all commands, and how errors are shown.
 
-Exit codes: 0 done, 1 a defect of this package, 2 bad input or usage (one line on stderr, no traceback).
+Exit codes: 0 done, 1 a defect of this package, 2 bad input or usage (one line on stderr, no traceback), 130 stopped by
+the user (one line that says how to go on).
 """
 
 from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.main
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from videoreasoner.cli import ask, demo, doctor, evaluate, search, synthetic, train
-from videoreasoner.errors import VideoReasonerError
+from videoreasoner.errors import Stopped, VideoReasonerError
 from videoreasoner.version import __version__
 
+_STOPPED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+_log = logging.getLogger("videoreasoner")
+
+
+def _level_setter(level: int) -> Callable[[bool], None]:
+    def set_level(given: bool) -> None:
+        if given:
+            _log.setLevel(level)
+
+    return set_level
+
+
+def _flags(
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", callback=_level_setter(logging.DEBUG), help="Say more on stderr.")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "-q",
+            "--quiet",
+            callback=_level_setter(logging.ERROR),
+            help="Show errors only: no progress and no warnings.",
+        ),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """The flags of every command. Never called: they work by their callbacks, and `main` looks for `--debug`."""
+
+
+class _Commands(TyperGroup):
+    """A group that gives the flags of `_flags` to itself and to all commands below it."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        flags = typer.Typer(add_completion=False)
+        flags.command()(_flags)
+        common = [option for option in typer.main.get_command(flags).params if option.name != "help"]
+        for option in common:
+            option.expose_value = False
+        for command in _all_commands(self):
+            command.params += common
+
+
+def _all_commands(command: Any) -> Iterator[Any]:
+    yield command
+    for child in getattr(command, "commands", {}).values():
+        yield from _all_commands(child)
+
+
+class _Line(logging.Formatter):
+    """A record as one line, such as `warning: it is late`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = " ".join(record.getMessage().split())
+        return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Line())
+    # Once in a process, and to the stderr of now: `main` may be called again.
+    _log.handlers = [handler]
+    _log.setLevel(logging.INFO)
+
 
 app = typer.Typer(
     name="videoreasoner",
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Answer questions about videos: locate the event, look densely there, answer with evidence.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -43,7 +116,6 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -58,11 +130,13 @@ def main(arguments: list[str] | None = None) -> None:
     # A file name may hold bytes that are not UTF-8; showing it must not fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    _log_to_stderr()
     try:
-        # --debug is accepted anywhere, also after a command.
-        plain = [a for a in arguments if a != "--debug"] or ["--help"]
+        plain = arguments if set(arguments) - {"--debug", "-v", "--verbose", "-q", "--quiet"} else ["--help"]
         # Commands that run commands get this function as `context.obj`, so that imports point one way.
         code = app(plain, prog_name="videoreasoner", standalone_mode=False, obj=main)
+    except Stopped as stop:
+        _end_stopped(str(stop))
     except (VideoReasonerError, TyperException) as error:
         if debug:
             raise
@@ -78,9 +152,16 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+        _end_stopped()
+    # typer turns an interrupt from the keyboard into this code.
+    if code == _STOPPED:
+        _end_stopped()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end_stopped(text: str = "stopped") -> NoReturn:
+    print(" ".join(text.split()), file=sys.stderr)
+    sys.exit(_STOPPED)
 
 
 if __name__ == "__main__":

@@ -5,29 +5,47 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from videoreasoner.errors import SettingError
+from videoreasoner.errors import SettingError, Stopped
 from videoreasoner.inference.query import Mode
 from videoreasoner.settings import Settings
+from videoreasoner.utils.progress import ProgressBar
 
 if TYPE_CHECKING:
     from videoreasoner.inference.reasoner import Reasoner
 
-ModelOption = Annotated[str, typer.Option("--model", help="A shipped model, a checkpoint folder or a Hugging Face id.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", envvar="VIDEOREASONER_MODEL", help="A shipped model, a checkpoint folder or a Hugging Face id."
+    ),
+]
 ModeOption = Annotated[
     Mode,
     typer.Option(
         "--mode", help="focus: locate, look densely, answer. direct: one pass. think: one pass, reason in text."
     ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="A torch device, or auto.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", envvar="VIDEOREASONER_DEVICE", help="A torch device, such as cuda:1 or cpu, or auto.")
+]
+WorkersOption = Annotated[
+    int,
+    typer.Option("--workers", help="Number of processes that load the model and answer, each on a GPU of its own."),
+]
 VideoTimeLimitOption = Annotated[
-    float, typer.Option("--video-time-limit", help="Seconds after which a decoder that hangs is stopped.")
+    float,
+    typer.Option(
+        "--video-time-limit",
+        envvar="VIDEOREASONER_VIDEO_TIME_LIMIT",
+        help="Seconds after which a decoder that hangs is stopped.",
+    ),
 ]
 EventsOption = Annotated[tuple[int, int], typer.Option("--events", help="Fewest and most events of a video.")]
 EventShareOption = Annotated[
@@ -114,6 +132,25 @@ def read_settings(changes: Sequence[str], given: dict[str, Any]) -> dict[str, An
             raise SettingError(f"--set {change}: give a value, as in --set {name}=VALUE")
         settings[name] = value
     return settings
+
+
+@contextmanager
+def resumable(name: str, unit: str = "rows", go_on: str = "run the same command to go on") -> Iterator[ProgressBar]:
+    """The progress of a task that Ctrl-C may stop.
+
+    Args:
+        name: what is being done.
+        unit: what is counted, in the plural.
+        go_on: how the user goes on after an interrupt.
+
+    Raises:
+        Stopped: the user stopped it; the message says how far it was.
+    """
+    with ProgressBar(name, unit) as progress:
+        try:
+            yield progress
+        except KeyboardInterrupt as stop:
+            raise Stopped(f"stopped after {progress.done} of {progress.total} {unit}; {go_on}") from stop
 
 
 def load_reasoner(

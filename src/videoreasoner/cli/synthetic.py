@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from videoreasoner.cli.options import EventShareOption, EventsOption
+from videoreasoner.cli.options import EventShareOption, EventsOption, resumable
 
 app = typer.Typer(help="Make videos with exact truth.", rich_markup_mode=None)
 
@@ -36,11 +36,10 @@ def make(
     """
     from videoreasoner.synthetic.videos import VideoSettings, make_videos
     from videoreasoner.synthetic.world import WorldSettings
-    from videoreasoner.utils.progress import ProgressBar
 
     world = WorldSettings(events, event_share, gap_share, detail, detail_share, distractors)
     settings = VideoSettings(duration, fps, size, seed, subset, world)
-    with ProgressBar("making videos", "videos") as progress:
+    with resumable("making videos", "videos") as progress:
         rows = make_videos(
             out_dir, videos, settings, questions_per_split=questions, overwrite=overwrite, progress=progress
         )

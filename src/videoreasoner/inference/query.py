@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from videoreasoner.errors import QuestionError, SettingError
 from videoreasoner.tasks import LETTERS, without_own_letters
@@ -42,7 +43,15 @@ class Query:
     options: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=(), init=False, compare=False)
 
+    @classmethod
+    def of(cls, text: str, options: Sequence[str] = ()) -> Self:
+        """A query with options in any sequence."""
+        # One text is left as it is, because its letters are no options.
+        return cls(text, options if isinstance(options, str) else tuple(options))  # type: ignore[arg-type]
+
     def __post_init__(self) -> None:
+        if isinstance(self.options, str):
+            raise QuestionError(f"the options are one text, {self.options!r}; give a list of texts")
         if not self.text.strip():
             raise QuestionError("the question is empty")
         if len(self.text) > MAX_QUESTION_CHARACTERS:

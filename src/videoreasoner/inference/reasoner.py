@@ -127,7 +127,7 @@ class Reasoner:
             QuestionError: the question or its options cannot be asked.
             SettingError: the mode is unknown.
         """
-        [answer] = self.ask_many(video, [Query(question, tuple(options))], mode)
+        [answer] = self.ask_many(video, [Query.of(question, options)], mode)
         return answer
 
     def ask_many(self, video: str | Path | VideoReader, queries: Sequence[Query], mode: str = "focus") -> list[Answer]:

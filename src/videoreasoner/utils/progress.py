@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -40,6 +41,11 @@ class ProgressBar:
 
     Use it as a context manager: the terminal is given back at the end of the block.
 
+    Nothing is shown while the logger "videoreasoner" does not take warnings, as with `--quiet`.
+
+    Attributes:
+        done, total: as they were told last.
+
     Args:
         name: what is being done, such as "answering".
         unit: what the speed counts, in the plural.
@@ -59,9 +65,11 @@ class ProgressBar:
         self._name, self._unit, self._units_per_step = name, unit, units_per_step
         self._console = console or Console(stderr=True)
         self._clock = clock
+        self._is_quiet = not logging.getLogger("videoreasoner").isEnabledFor(logging.WARNING)
         columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
-        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._bar = Progress(*columns, console=self._console, disable=self._is_quiet or not self._console.is_terminal)
         self._task = self._bar.add_task(name, total=None, status="")
+        self.done = self.total = 0
         self._first: tuple[int, float] | None = None
         self._logged_s, self._logged_tenth = 0.0, 0
 
@@ -76,6 +84,9 @@ class ProgressBar:
 
     def __call__(self, done: int, total: int, status: str = "") -> None:
         """Show that `done` steps of `total` are done; `status` is shown beside them."""
+        self.done, self.total = done, total
+        if self._is_quiet:
+            return
         now_s, tenth = self._clock(), _TENTHS * done // max(total, 1)
         if self._first is None:
             self._first = done, now_s
