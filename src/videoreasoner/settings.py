@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +11,12 @@ from videoreasoner.errors import CheckpointError, SettingError
 from videoreasoner.prompts import Prompts
 from videoreasoner.protocols import NATIVE, protocol_settings
 from videoreasoner.tasks import Task
+from videoreasoner.utils.files import read_json
 from videoreasoner.utils.validation import explain
 from videoreasoner.video.sampling import SamplingSettings
 
 SETTINGS_FILE = "videoreasoner.json"
+_MOST_BYTES = 2**24
 # The settings that decide a search for texts, beside the encoder.
 SEARCH_SETTINGS = ("retrieval_rate_fps", "retrieval_max_frames", "retrieval_segment_frames", "sparse_seek")
 
@@ -108,7 +109,7 @@ class Settings(BaseModel):
         try:
             return Settings.model_validate({**self.model_dump(), **given})
         except ValidationError as error:
-            raise SettingError(explain(error)) from error
+            raise SettingError(explain(error, Settings, "setting")) from error
 
     def save(self, folder: Path) -> None:
         """Write them into a checkpoint folder; without the protocol, which says where one evaluation had them from."""
@@ -123,15 +124,15 @@ class Settings(BaseModel):
             CheckpointError: the file is there and is not valid.
         """
         path = folder / SETTINGS_FILE
-        if not path.is_file():
+        if not path.exists():
             return cls()
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, _MOST_BYTES)
             # Checkpoints without the field were trained with the blanks at the end of each prefix.
             if isinstance(content, dict) and isinstance(content.get("prompts"), dict):
                 content["prompts"].setdefault("prefix_keeps_blanks", True)
             return cls.model_validate(content)
         except ValidationError as error:
-            raise CheckpointError(f"{path}: {explain(error)}") from error
-        except ValueError as error:
-            raise CheckpointError(f"{path}: not JSON ({error})") from error
+            raise CheckpointError(f"{path}: {explain(error, cls, 'setting')}") from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: not JSON that can be read ({error}); copy the file again") from error

@@ -209,22 +209,27 @@ def test_an_unknown_hub_id_is_refused_when_offline(monkeypatch: pytest.MonkeyPat
     [("qwen3_vl", "cpu", 8, "Qwen3-VL"), ("qwen2_vl", "cpu", 0, "frame_budget"), ("qwen2_vl", "cuda:99", 8, "device")],
 )
 def test_what_cannot_work_downloads_no_weights(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_type: str, device: str, budget: int, word: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    saved: Path,
+    model_type: str,
+    device: str,
+    budget: int,
+    word: str,
 ) -> None:
     wanted: list[str] = []
 
-    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(name: str, allow_patterns: list[str], **options: Any) -> str:
         wanted.extend(allow_patterns)
-        (tmp_path / "config.json").write_text(
-            json.dumps({"model_type": model_type, "vision_config": {}, "text_config": {}})
-        )
+        config = {**json.loads((saved / "config.json").read_text()), "model_type": model_type}
+        (tmp_path / "config.json").write_text(json.dumps(config))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises((CheckpointError, SettingError), match=word):
         load_checkpoint("Qwen/Qwen9", device, frame_budget=budget)
     assert not any("safetensors" in pattern for pattern in wanted)
-    monkeypatch.setattr("videoreasoner.models.checkpoint.read_config", lambda folder: {})
+    model_type = "qwen2_vl"
     with pytest.raises(CheckpointError, match=r"no \.safetensors weights"):
         load_checkpoint("Qwen/Qwen9", "cpu")
     assert "*.safetensors" in wanted
@@ -272,6 +277,11 @@ def _pickled_shard(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
 
 
+def _broken_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_bytes(b"[]")
+
+
 def _no_tokenizer(folder: Path) -> None:
     for path in [*folder.glob("tokenizer*"), *folder.glob("vocab*"), *folder.glob("merges*")]:
         path.unlink()
@@ -291,21 +301,21 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no family": (_change_config(model_type=None), "None"),
     "Qwen3-VL": (_change_config(model_type="qwen3_vl"), "Qwen3-VL is not supported"),
     "Qwen3-VL MoE": (_change_config(model_type="qwen3_vl_moe"), "Qwen3-VL is not supported"),
-    "config is no JSON": (_write("config.json", b"{"), "not a model configuration"),
-    "config is a list": (_write("config.json", b"[]"), "not a model configuration"),
-    "config is no text": (_write("config.json", b"\xff\xfe\x00"), "not a model configuration"),
+    "config is no JSON": (_write("config.json", b"{"), "not JSON"),
+    "config is a list": (_write("config.json", b"[]"), "no mapping"),
+    "config is no text": (_write("config.json", b"\xff\xfe\x00"), "not JSON"),
     "config without parts": (_write("config.json", b'{"model_type": "qwen2_vl"}'), "not a model configuration"),
     "config with a wrong part": (_change_config(text_config="x"), "not a model configuration"),
     "shapes do not fit": (_other_shapes, "cannot be loaded"),
-    "weights are missing": (_missing_weights, "weights are missing"),
+    "weights are missing": (_missing_weights, "files hold"),
     "weights are cut": (_cut_weights, "cannot be loaded"),
     "weights are empty": (_write("model.safetensors", b""), "cannot be loaded"),
     "weights are random bytes": (_write("model.safetensors", bytes(range(256)) * 8), "cannot be loaded"),
     "weights are pickled": (_only_pickled, "pickled weights are refused"),
     "a shard is pickled": (_pickled_shard, "pickled weights are refused"),
-    "index is broken": (_write("model.safetensors.index.json", b"[]"), "not an index"),
+    "index is broken": (_broken_index, "no mapping"),
     "no tokenizer": (_no_tokenizer, "token"),
-    "tokenizer is no JSON": (_write("tokenizer.json", b"{"), "cannot be loaded"),
+    "tokenizer is no JSON": (_write("tokenizer.json", b"{"), "not JSON"),
     "settings are no JSON": (_write(SETTINGS_FILE, b"{"), "not JSON"),
     "settings are no text": (_write(SETTINGS_FILE, b"\xff"), "not JSON"),
     "setting unknown": (_write(SETTINGS_FILE, b'{"frame_bugdet": 8}'), "frame_bugdet"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from videoreasoner.errors import SettingError, Stopped
 from videoreasoner.inference.query import Mode
 from videoreasoner.settings import Settings
 from videoreasoner.utils.progress import ProgressBar
+from videoreasoner.utils.validation import did_you_mean
 
 if TYPE_CHECKING:
     from videoreasoner.inference.reasoner import Reasoner
@@ -120,8 +120,7 @@ def read_settings(changes: Sequence[str], given: dict[str, Any]) -> dict[str, An
         name, equals, text = change.partition("=")
         name = name.strip()
         if name not in known:
-            [nearest] = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise SettingError(f"--set {change}: there is no setting {name!r}; did you mean {nearest}?")
+            raise SettingError(f"--set {change}: there is no setting {name!r}; {did_you_mean(name, known)}")
         if name in settings:
             raise SettingError(f"--set {change}: {name} is given twice; give it once")
         try:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from videoreasoner.engines.engine import Completion, Reply
+from videoreasoner.errors import CheckpointError
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.models.clip_features import ClipFeatures, EncodedClip
 from videoreasoner.models.grammar import TokenTrie, event_grammar
@@ -141,6 +142,11 @@ class LocalClipSession:
                 [clip.features],
                 checkpoint.end_ids,
                 checkpoint.banned_ids,
+            )
+        if not decoder.is_finite:
+            raise CheckpointError(
+                f"{checkpoint.name}: the model gives values that are not finite; its weights are damaged, or dtype is "
+                "too narrow for them"
             )
         if not plan.dense.any():
             self._sparse = (key, clip, decoder)

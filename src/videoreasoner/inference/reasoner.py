@@ -79,13 +79,17 @@ class Reasoner:
         dtype: torch.dtype | None = None,
         constrain_event: bool = True,
         video_time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        attn_implementation: str = "sdpa",
         **overrides: Any,
     ) -> Reasoner:
         """Load a shipped model, a folder or a Hugging Face id.
 
         Args:
             model: "tiny" ships with the package; any Qwen2-VL or Qwen2.5-VL checkpoint works as well.
-            device, dtype: see `load_checkpoint`.
+            device, dtype, revision, local_files_only, attn_implementation: see `load_checkpoint`. An encoder that is a
+                Hugging Face id follows `local_files_only`, too.
             constrain_event: decode the event under its grammar, so that it can always be read.
             video_time_limit_s: see `Reasoner`.
             overrides: any field of `Settings`; `encoder="none"` loads no text-image encoder.
@@ -95,12 +99,25 @@ class Reasoner:
         """
         # The decoder's process starts while the model loads.
         start_decoder()
-        checkpoint = load_checkpoint(model, device, dtype, **overrides)
+        checkpoint = load_checkpoint(
+            model,
+            device,
+            dtype,
+            revision=revision,
+            local_files_only=local_files_only,
+            attn_implementation=attn_implementation,
+            **overrides,
+        )
         engine = LocalEngine(checkpoint, constrain_event=constrain_event)
         wanted = checkpoint.settings.encoder
         if wanted is None or wanted == "none":
             return cls(engine, video_time_limit_s=video_time_limit_s)
-        encoder = load_encoder(wanted, str(checkpoint.model.device))
+        encoder = load_encoder(
+            wanted,
+            str(checkpoint.model.device),
+            is_asked_for=overrides.get("encoder") is not None,
+            local_files_only=local_files_only,
+        )
         return cls(engine, encoder, video_time_limit_s=video_time_limit_s)
 
     @property

@@ -15,10 +15,32 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+from videoreasoner.errors import SettingError
 
 NAME = "prompt_tree"
 IMPLEMENTATION = {"": "sdpa", "text_config": NAME}
 """`attn_implementation` of a transformers model: ours for text, transformers' own for the vision tower."""
+
+
+VISION_ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+"""What the vision tower may compute attention with. Other names would fetch code from the Hugging Face hub."""
+
+
+def implementation(vision: str) -> dict[str, str]:
+    """`attn_implementation` of a transformers model with this attention in its vision tower.
+
+    Raises:
+        SettingError: the name is unknown, or its package is not installed.
+    """
+    if vision not in VISION_ATTENTION:
+        raise SettingError(f"attn_implementation {vision[:100]!r}: choose {', '.join(VISION_ATTENTION)}")
+    installed = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+    # Without its package, transformers would fetch a kernel from the Hugging Face hub.
+    if vision in installed and not installed[vision]():
+        raise SettingError(f"attn_implementation {vision}: its package, flash_attn, is not installed; choose sdpa")
+    return {**IMPLEMENTATION, "": vision}
 
 
 def prompt_tree_attention(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,17 +15,27 @@ from safetensors import SafetensorError
 
 from videoreasoner.errors import CheckpointError, SettingError
 from videoreasoner.models.event_tokens import add_event_tokens
+from videoreasoner.models.folder.configuration import (
+    FAMILIES,
+    build_config,
+    read_checkpoint_json,
+    read_generation_config,
+    refuse_additions,
+)
+from videoreasoner.models.folder.tokenizer import load_tokenizer
+from videoreasoner.models.folder.weights import check_size, weight_files
 from videoreasoner.models.prompt_encoder import PromptEncoder
 from videoreasoner.settings import Settings
+from videoreasoner.tasks import EVENT_TOKENS
 from videoreasoner.video.patches import PatchSettings
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
-FAMILIES = {
-    "qwen2_vl": "Qwen2VLForConditionalGeneration",
-    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
-}
+# The longest path of Linux.
+_LONGEST_NAME = 4095
 _WEIGHTS = "*.safetensors"
 _SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
+LOADING = threading.RLock()
+"""Held while transformers loads weights: it keeps the state of a load in globals, which two threads would mix up."""
 # What loading a bad folder raises: missing files (OSError), damaged weights (SafetensorError), weights of other shapes
 # (RuntimeError), a config or tokenizer that does not hold what it should (LookupError, ValueError) or that needs a
 # package that is not installed (ImportError). AttributeError and TypeError are missing on purpose: they are defects.
@@ -75,23 +86,31 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
-def find_folder(name: str | Path, *, weights: bool = True) -> Path:
+def find_folder(
+    name: str | Path, *, weights: bool = True, revision: str | None = None, local_files_only: bool = False
+) -> Path:
     """The folder of a shipped checkpoint, a path, or a Hugging Face id (downloaded, or from its cache).
 
     Args:
         name: of the checkpoint, or of a text-image encoder.
         weights: whether they are to be downloaded, too, where the name is an id.
+        revision: branch, tag or commit of a Hugging Face id; by default its main branch.
+        local_files_only: take an id from the cache and never ask the network.
 
     Raises:
         CheckpointError: there is no such thing, or the hub cannot be reached.
+        SettingError: a revision of what is no Hugging Face id.
     """
     text = str(name)
     if not text.strip():
         raise CheckpointError("the name of a model or encoder is empty; give a name, a folder or a Hugging Face id")
-    if (SHIPPED / text / "config.json").is_file():
-        return SHIPPED / text
-    path = Path(text).expanduser()
+    if "\0" in text or len(text) > _LONGEST_NAME:
+        raise CheckpointError(f"{text[:60]!r}...: no name of a model; give a name, a folder or a Hugging Face id")
+    is_shipped = (SHIPPED / text / "config.json").is_file()
+    path = SHIPPED / text if is_shipped else Path(text).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise SettingError(f"revision {revision}: {text} is a folder; only a Hugging Face id has revisions")
         return path
     if path.exists():
         raise CheckpointError(f"{text}: a model is a folder, and this is a file")
@@ -105,10 +124,18 @@ def find_folder(name: str | Path, *, weights: bool = True) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(text, allow_patterns=[*_SMALL_FILES, *([_WEIGHTS] if weights else [])]))
+        patterns = [*_SMALL_FILES, *([_WEIGHTS] if weights else [])]
+        return Path(
+            snapshot_download(text, allow_patterns=patterns, revision=revision, local_files_only=local_files_only)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if local_files_only:
+            raise CheckpointError(
+                f"{text}: not in the cache of Hugging Face files, and local_files_only is set; download it first"
+            ) from error
+        at = "" if revision is None else f" at revision {revision}"
         raise CheckpointError(
-            f"{text}: not a folder here, and it cannot be fetched from the Hugging Face hub "
+            f"{text}: not a folder here, and it cannot be fetched from the Hugging Face hub{at} "
             f"({type(error).__name__}); check the name and the network"
         ) from error
 
@@ -120,46 +147,26 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: no checkpoint, or an unsupported family.
     """
     path = folder / "config.json"
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"{folder}: no config.json, so this is no checkpoint folder")
-    try:
-        config: dict[str, Any] = json.loads(path.read_text())
-        family = config.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a model configuration ({error})") from error
+    config = read_checkpoint_json(path)
+    family = config.get("model_type")
     if family in ("qwen3_vl", "qwen3_vl_moe"):
         raise CheckpointError(
             f"{folder}: Qwen3-VL is not supported yet: its timestamps and deepstack features do not go through "
             f"the prompt tree; use a checkpoint of {' or '.join(FAMILIES)}"
         )
-    if family not in FAMILIES:
-        raise CheckpointError(f"{folder}: model type {family!r} is not supported; use one of {', '.join(FAMILIES)}")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise CheckpointError(
+            f"{folder}: model type {str(family)[:100]!r} is not supported; use one of {', '.join(FAMILIES)}"
+        )
     # transformers would fill a gap with the defaults of a model of 8 B parameters.
     if not isinstance(config.get("vision_config"), dict) or not (
         isinstance(config.get("text_config"), dict) or "hidden_size" in config
     ):
         raise CheckpointError(f"{path}: not a model configuration (it does not describe both vision and text model)")
+    refuse_additions(folder, config)
     return config
-
-
-def _check_weights(folder: Path) -> None:
-    if not any(folder.glob(_WEIGHTS)) or _pickled_shards(folder):
-        raise CheckpointError(
-            f"{folder}: no .safetensors weights; pickled weights are refused, because loading them runs code. "
-            "Convert them with save_pretrained(..., safe_serialization=True) where you trust them"
-        )
-
-
-def _pickled_shards(folder: Path) -> set[str]:
-    """Files that the index of the weights names and that are no safetensors: transformers would open them."""
-    path = folder / "model.safetensors.index.json"
-    if not path.is_file():
-        return set()
-    try:
-        names = json.loads(path.read_text())["weight_map"].values()
-        return {name for name in names if not name.endswith(".safetensors")}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not an index of weights ({type(error).__name__}: {error})") from error
 
 
 def check_device(name: str) -> None:
@@ -184,6 +191,9 @@ def load_checkpoint(
     device: str = "auto",
     dtype: torch.dtype | None = None,
     *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    attn_implementation: str = "sdpa",
     quantization_config: Any = None,
     **overrides: Any,
 ) -> Checkpoint:
@@ -193,49 +203,62 @@ def load_checkpoint(
         name: a shipped checkpoint, a folder or a Hugging Face id.
         device: a torch device, or "auto": the first GPU, else the CPU.
         dtype: of the weights; by default bfloat16 on a GPU and float32 on a CPU.
+        revision: of a Hugging Face id: branch, tag or commit.
+        local_files_only: take a Hugging Face id from the cache and never ask the network.
+        attn_implementation: attention of the vision tower: one of `VISION_ATTENTION`. Text always uses the attention
+            of prompt trees (`models.attention`).
         quantization_config: transformers' own, for training adapters on quantised weights.
         overrides: fields of `Settings` that replace the checkpoint's own; None leaves them.
 
     Raises:
         CheckpointError: it cannot be loaded; the message says why.
-        SettingError: an override makes no sense, or there is no such device.
+        SettingError: an override makes no sense, or there is no such device, revision or attention.
     """
     import transformers
 
-    from videoreasoner.models.attention import IMPLEMENTATION
+    from videoreasoner.models.attention import implementation
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     # Check everything that can be checked before gigabytes are downloaded.
     check_device(device)
-    described = find_folder(name, weights=False)
-    config = read_config(described)
+    attention = implementation(attn_implementation)
+    described = find_folder(name, weights=False, revision=revision, local_files_only=local_files_only)
+    described_config = read_config(described)
     settings = Settings.load(described).changed(**overrides)
-    folder = find_folder(name)
-    _check_weights(folder)
+    config = build_config(described_config, described / "config.json")
+    folder = find_folder(name, revision=revision, local_files_only=local_files_only)
+    files = weight_files(folder)
     if dtype is None:
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    family = getattr(transformers, FAMILIES[config["model_type"]])
-    try:
-        # Python code in the folder is refused without asking on the terminal.
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    family = getattr(transformers, FAMILIES[config.model_type])
+    patches = PatchSettings.from_folder(folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    _check_patches(folder, patches, config.vision_config)
+    tokenizer = load_tokenizer(folder, config)
+    with LOADING:
         with whole_weights():
-            model, report = family.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation=IMPLEMENTATION,
-                use_safetensors=True,
-                output_loading_info=True,
-                quantization_config=quantization_config,
-            )
-    except LOADING_ERRORS as error:
-        raise CheckpointError(f"{folder}: cannot be loaded ({describe_error(error)})") from error
+            check_size(folder, files, family, config)
+        try:
+            with whole_weights():
+                model, report = family.from_pretrained(
+                    folder,
+                    config=config,
+                    generation_config=read_generation_config(folder, config),
+                    dtype=dtype,
+                    attn_implementation=attention,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    quantization_config=quantization_config,
+                )
+        except LOADING_ERRORS as error:
+            raise CheckpointError(f"{folder}: cannot be loaded ({describe_error(error)})") from error
     # transformers would continue with random numbers in their place.
     if report["missing_keys"]:
         raise CheckpointError(
             f"{folder}: {len(report['missing_keys'])} weights are missing, such as {min(report['missing_keys'])}; "
             "copy all .safetensors files of the model"
         )
+    _check_vocabulary(folder, tokenizer, model.get_input_embeddings().weight.shape[0])
     with whole_weights():
         add_event_tokens(model, tokenizer)
     try:
@@ -243,20 +266,46 @@ def load_checkpoint(
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     model.to(device).eval()
-    vision = model.config.vision_config
-    patches = PatchSettings.from_folder(folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     checkpoint = Checkpoint(
         str(name),
         model,
         encoder,
         settings,
         patches,
-        float(vision.tokens_per_second) if config["model_type"] == "qwen2_5_vl" else None,
+        float(config.vision_config.tokens_per_second) if config.model_type == "qwen2_5_vl" else None,
         folder,
     )
     # Weights trained here end a turn, and base weights end a text. Other engines read only the saved generation config.
     model.generation_config.eos_token_id = sorted(checkpoint.end_ids)
     return checkpoint
+
+
+def _check_vocabulary(folder: Path, tokenizer: Any, rows: int) -> None:
+    beyond = [token for token, number in tokenizer.get_vocab().items() if number >= rows and token not in EVENT_TOKENS]
+    if beyond:
+        raise CheckpointError(
+            f"{folder}: the tokenizer knows {len(beyond)} tokens beyond the {rows} of the model, such as "
+            f"{min(beyond)[:40]!r}; copy all files of one model"
+        )
+    if tokenizer.pad_token_id is None or not tokenizer("a")["input_ids"]:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has no padding token, or makes no tokens of words; copy tokenizer.json and "
+            "tokenizer_config.json of the model"
+        )
+
+
+def _check_patches(folder: Path, patches: PatchSettings, vision: Any) -> None:
+    pairs = {
+        "patch_size": (patches.patch_size, vision.patch_size),
+        "merge_size": (patches.merge_size, vision.spatial_merge_size),
+        "temporal_patch_size": (patches.temporal_patch_size, vision.temporal_patch_size),
+    }
+    for name, (processor, model) in pairs.items():
+        if processor != model:
+            raise CheckpointError(
+                f"{folder}: {name} is {processor} in the preprocessor file and {model} in config.json; copy all files "
+                "of one model"
+            )
 
 
 @contextmanager

@@ -101,6 +101,11 @@ class TreeDecoder:
         """Length of the cache in tokens."""
         return self._owner.shape[1]
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the model gives numbers behind every trunk."""
+        return all(bool(after[ROOT].isfinite().all()) for after in self._after)
+
     def forget(self) -> None:
         """Drop every node; the trunks stay."""
         self.crop([0] * len(self.trees), max(len(tree.trunk) for tree in self.trees))

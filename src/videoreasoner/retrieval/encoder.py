@@ -7,7 +7,6 @@ checkpoint of transformers works as well, and so does whatever open_clip loads.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,10 +17,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import MODEL_MAPPING, AutoModel
 
 from videoreasoner.errors import CheckpointError, MissingExtraError
-from videoreasoner.models.checkpoint import LOADING_ERRORS, check_device, describe_error, find_folder
+from videoreasoner.models.checkpoint import (
+    LOADING,
+    LOADING_ERRORS,
+    check_device,
+    describe_error,
+    find_folder,
+    is_hub_id,
+)
+from videoreasoner.models.folder.configuration import build_config, read_checkpoint_json, refuse_additions
+from videoreasoner.models.folder.tokenizer import load_tokenizer
+from videoreasoner.models.folder.weights import check_size, weight_files
+from videoreasoner.retrieval.image_settings import check_image_settings
 
 # Model type -> what its image processor gives to the model.
 _IMAGE_INPUTS = {
@@ -32,6 +42,8 @@ _IMAGE_INPUTS = {
 SUPPORTED_MODEL_TYPES = tuple(_IMAGE_INPUTS)
 TEMPLATE_FILE = "videoreasoner_encoder.json"
 OPEN_CLIP_PREFIX = "open_clip:"
+KNOWN_PUBLISHERS = ("openai/clip-", "google/siglip-", "google/siglip2-", "facebook/PE-Core-", "timm/", "laion/CLIP-")
+"""How the ids of encoders begin that a checkpoint's settings may name and that are then fetched without asking."""
 
 DEFAULT_TEMPLATE = "{}"
 _BATCH_SIZE = 32
@@ -55,13 +67,18 @@ class TextImageEncoder(Protocol):
         """uint8[T, H, W, 3] (RGB) -> float32[T, D], rows of unit length, on the CPU."""
 
 
-def load_encoder(spec: str | os.PathLike[str], device: str = "cpu") -> TextImageEncoder:
+def load_encoder(
+    spec: str | os.PathLike[str], device: str = "cpu", *, is_asked_for: bool = True, local_files_only: bool = False
+) -> TextImageEncoder:
     """Load a text-image encoder.
 
     Args:
         spec: a shipped encoder ("tiny-encoder"), a folder or a Hugging Face id of a CLIP, SigLIP or SigLIP2 checkpoint,
             or `open_clip:MODEL/PRETRAINED`, `open_clip:hf-hub:ORG/NAME`, `open_clip:local-dir:PATH`.
         device: where the model runs, as torch names it. Results always come back on the CPU.
+        is_asked_for: the user named it. Where a checkpoint's settings did, a Hugging Face id comes from the cache, or
+            belongs to one of `KNOWN_PUBLISHERS`: a model folder must not make this machine fetch just anything.
+        local_files_only: take a Hugging Face id from the cache and never ask the network.
 
     Raises:
         CheckpointError: nothing there can be loaded, the family is not supported, or the weights are not in
@@ -71,16 +88,33 @@ def load_encoder(spec: str | os.PathLike[str], device: str = "cpu") -> TextImage
     """
     name = os.fspath(spec)
     check_device(device)
+    if not is_asked_for:
+        _check_consent(name)
     encoder: BatchedEncoder
     if name.startswith(OPEN_CLIP_PREFIX):
         # Imported here, because it is built on this module.
         from videoreasoner.retrieval.open_clip import load_open_clip
 
-        encoder = load_open_clip(name, torch.device(device))
+        encoder = load_open_clip(name, torch.device(device), local_files_only)
     else:
-        encoder = _load_transformers(name, torch.device(device))
+        encoder = _load_transformers(name, torch.device(device), local_files_only)
     encoder.check()
     return encoder
+
+
+def _check_consent(name: str) -> None:
+    """Refuse to fetch an encoder that only a checkpoint's settings name."""
+    repository = name.removeprefix(f"{OPEN_CLIP_PREFIX}hf-hub:")
+    is_local = name == repository and (name.startswith(OPEN_CLIP_PREFIX) or not is_hub_id(name))
+    if is_local or Path(name).is_dir() or repository.startswith(KNOWN_PUBLISHERS):
+        return
+    try:
+        find_folder(repository, local_files_only=True)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"encoder {name}: the model's settings name it, and it would be fetched from the Hugging Face hub; allow "
+            f"that with --encoder {name} (in a recipe: settings.encoder), or give another one, or none"
+        ) from error
 
 
 class BatchedEncoder(ABC):
@@ -240,54 +274,58 @@ class TransformersEncoder(BatchedEncoder):
         return {"input_ids": torch.tensor(padded)}
 
 
-def _load_transformers(name: str, device: torch.device) -> TransformersEncoder:
-    folder = find_folder(name)
-    try:
-        # Code from the folder is refused without asking on the terminal.
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except LOADING_ERRORS as error:
+def _load_transformers(name: str, device: torch.device, local_files_only: bool) -> TransformersEncoder:
+    folder = find_folder(name, local_files_only=local_files_only)
+    path = folder / "config.json"
+    if not path.exists():
         raise CheckpointError(
-            f"{name} is no text-image encoder that can be loaded ({describe_error(error)}); give "
-            f"a folder with config.json, or the id, of a {_FAMILIES} checkpoint"
-        ) from error
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
+            f"{name} is no text-image encoder that can be loaded (no config.json); give a folder with config.json, or "
+            f"the id, of a {_FAMILIES} checkpoint"
+        )
+    raw = read_checkpoint_json(path)
+    family = raw.get("model_type")
+    if family not in SUPPORTED_MODEL_TYPES:
         raise CheckpointError(
-            f"{name} is a {config.model_type or 'nameless'} model, not a text-image encoder; "
+            f"{name} is a {str(family or 'nameless')[:100]} model, not a text-image encoder; "
             f"supported are {_FAMILIES}, and {OPEN_CLIP_PREFIX}... for what open_clip loads"
         )
-    template = read_template(folder)
+    refuse_additions(folder, raw)
     image_processors = _import_image_processors(name)
-    try:
-        model, report = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    except LOADING_ERRORS as error:
-        raise CheckpointError(
-            f"{name}: the weights cannot be loaded ({describe_error(error)}); only safetensors are "
-            "read, never pickled weights: convert them with save_pretrained"
-        ) from error
+    config = build_config(raw, path)
+    files = weight_files(folder)
+    template = read_template(folder)
+    with LOADING:
+        check_size(folder, files, MODEL_MAPPING[type(config)], config)
+        try:
+            model, report = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+        except LOADING_ERRORS as error:
+            raise CheckpointError(
+                f"{name}: the weights cannot be loaded ({describe_error(error)}); copy all files of one encoder"
+            ) from error
     if report["missing_keys"]:
         raise CheckpointError(
             f"{name}: {len(report['missing_keys'])} weights are missing, such as "
             f"{min(report['missing_keys'])}; give a checkpoint with both towers"
         )
+    tokenizer = load_tokenizer(folder, config)
+    check_image_settings(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         # The other backend needs torchvision, which is not a dependency.
-        image_processor = image_processors.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        image_processor = image_processors.from_pretrained(
+            folder, backend="pil", config=config, trust_remote_code=False
+        )
     except LOADING_ERRORS as error:
         raise CheckpointError(
-            f"{name}: the tokenizer or image processor cannot be loaded ({describe_error(error)}); "
-            "the folder needs tokenizer.json, tokenizer_config.json and preprocessor_config.json"
+            f"{name}: the image processor cannot be loaded ({describe_error(error)}); "
+            "the folder needs preprocessor_config.json"
         ) from error
-    # Without its files, transformers makes a tokenizer that knows special tokens only.
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise CheckpointError(f"{name}: the tokenizer knows no words; add its tokenizer.json")
     return TransformersEncoder(name, model.to(device).eval(), tokenizer, image_processor, device, template)
 
 
@@ -309,16 +347,13 @@ def read_template(folder: Path) -> str:
         CheckpointError: the file that names it holds something else.
     """
     path = folder / TEMPLATE_FILE
-    if not path.is_file():
+    if not path.exists():
         return DEFAULT_TEMPLATE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from error
-    template = content.get("template", DEFAULT_TEMPLATE) if isinstance(content, dict) else None
+    content = read_checkpoint_json(path)
+    template = content.get("template", DEFAULT_TEMPLATE)
     if not isinstance(template, str) or template.count("{}") != 1:
         raise CheckpointError(
-            f'{path} must be like {{"template": "a photo of {{}}"}}: a text with one "{{}}", not {template!r}'
+            f'{path} must be like {{"template": "a photo of {{}}"}}: a text with one "{{}}", not {template!r:.100}'
         )
     return template
 

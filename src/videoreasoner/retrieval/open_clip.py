@@ -50,7 +50,7 @@ class OpenClipEncoder(BatchedEncoder):
         return self.model.encode_image(pixels.to(self.device))
 
 
-def load_open_clip(name: str, device: torch.device) -> OpenClipEncoder:
+def load_open_clip(name: str, device: torch.device, local_files_only: bool) -> OpenClipEncoder:
     """Load an encoder of open_clip: see `load_encoder`.
 
     Raises:
@@ -70,6 +70,10 @@ def load_open_clip(name: str, device: torch.device) -> OpenClipEncoder:
             )
         template = read_template(folder)
         target = f"local-dir:{folder}"
+    elif local_files_only:
+        raise CheckpointError(
+            f"{name}: open_clip may ask the network, and local_files_only is set; give open_clip:local-dir:FOLDER"
+        )
     elif not target.startswith("hf-hub:"):
         target, _, pretrained = target.partition("/")
         tags = open_clip.list_pretrained_tags_by_model(target)

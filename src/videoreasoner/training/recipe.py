@@ -7,10 +7,9 @@ wins over the file, and an unknown key is an error that names the nearest one th
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from videoreasoner.errors import SettingError
 from videoreasoner.tasks import Task
 from videoreasoner.training.catalog import find
-from videoreasoner.utils.validation import explain_one
+from videoreasoner.utils.validation import explain
 from videoreasoner.video.sampling import PAIR
 
 Positive = Annotated[int, Field(ge=1)]
@@ -215,8 +214,7 @@ def parse_recipe(content: dict[str, Any], kind: type[R], name: str = "recipe") -
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        problems = [_explain(kind, problem) for problem in error.errors(include_url=False)]
-        raise SettingError(f"{name}: {'; '.join(problems)}") from error
+        raise SettingError(f"{name}: {explain(error, kind)}") from error
 
 
 def _read(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
@@ -282,25 +280,3 @@ def _item(place: Any, part: str, override: str, make: bool) -> Any:
     if not isinstance(place[part], (dict, list)):
         raise SettingError(f"--set {override}: {part} is a value and has no keys of its own")
     return place[part]
-
-
-def _explain(kind: type[BaseModel], problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] != "extra_forbidden":
-        return explain_one(problem)
-    known = list(_fields_at(kind, problem["loc"][:-1]))
-    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
-    return f"there is no key {place}; did you mean {near[0]}?"
-
-
-def _fields_at(kind: type[BaseModel], place: tuple[int | str, ...]) -> Sequence[str]:
-    for part in place:
-        if isinstance(part, str) and part in kind.model_fields:
-            kind = next(model for model in _models(kind.model_fields[part].annotation))
-    return list(kind.model_fields)
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models(inner)]

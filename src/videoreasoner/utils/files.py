@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 _held: set[TextIO] = set()
 
@@ -49,6 +50,36 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_small(path: Path, most_bytes: int) -> str:
+    """The text of a file that has no reason to be large. Devices and pipes, which may never end, are refused unread.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file, is larger than `most_bytes`, or is not UTF-8.
+    """
+    # A pipe without a writer would hold up `open`.
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes / 2**20:g} MiB")
+    return content.decode("utf-8")
+
+
+def read_json(path: Path, most_bytes: int = 2**20) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: see `read_small`; or it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_small(path, most_bytes))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 @contextmanager

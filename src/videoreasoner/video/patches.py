@@ -6,7 +6,6 @@ antialiased bicubic kernel, as torchvision's does; a resize in float differs by 
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from videoreasoner.errors import CheckpointError, FrameError
+from videoreasoner.utils.files import read_json
 
 # The limit of transformers. A longer frame would become one patch high and thousands of patches wide.
 MAX_ASPECT_RATIO = 200
@@ -75,7 +75,7 @@ class PatchSettings:
                 "copy the processor files of the model that this one was trained from"
             )
         try:
-            config = json.loads(path.read_text())
+            config = read_json(path)
             return cls(
                 patch_size=int(config.get("patch_size", cls.patch_size)),
                 merge_size=int(config.get("merge_size", cls.merge_size)),
@@ -85,7 +85,7 @@ class PatchSettings:
                 image_mean=tuple(config.get("image_mean", cls.image_mean)),
                 image_std=tuple(config.get("image_std", cls.image_std)),
             )
-        except (ValueError, TypeError, AttributeError) as error:
+        except (OSError, OverflowError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: not a processor configuration ({error})") from error
 
 

@@ -85,7 +85,8 @@ def rewards_of(recipe: GrpoRecipe, functions: Mapping[str, RewardFunction] | Non
             )
         # The process group does not exist yet. Launchers state which GPU this process uses.
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-        encoder = load_encoder(name, device)
+        is_asked_for = recipe.reward_encoder is not None or "encoder" in recipe.settings
+        encoder = load_encoder(name, device, is_asked_for=is_asked_for)
         more[KEY_ELEMENT_RETRIEVAL] = KeyElementRetrieval(
             encoder, settings, partial(GuardedVideoFile, time_limit_s=recipe.decode_time_limit_s)
         )

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from videoreasoner.errors import CheckpointError
-from videoreasoner.models.checkpoint import FAMILIES, SHIPPED, find_folder, is_hub_id, read_config
+from videoreasoner.models.checkpoint import SHIPPED, find_folder, is_hub_id, read_config
 from videoreasoner.models.event_tokens import extend_tokenizer
+from videoreasoner.models.folder import weights
+from videoreasoner.models.folder.configuration import FAMILIES, build_config
+from videoreasoner.models.folder.tokenizer import load_tokenizer
 from videoreasoner.models.prompt_encoder import TURN_END, TURN_START, VIDEO_PAD, VISION_END, VISION_START, PromptEncoder
 from videoreasoner.settings import Settings
 from videoreasoner.tasks import EVENT_TOKENS
@@ -30,7 +30,10 @@ def _config(model_type: str, is_tied: bool, vision: dict[str, int], *text: int) 
     return {
         "model_type": model_type,
         "tie_word_embeddings": is_tied,
-        "text_config": dict(zip((*names, "vocab_size"), text, strict=True)),
+        "text_config": {
+            **dict(zip((*names, "vocab_size"), text, strict=True)),
+            "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24]},
+        },
         "vision_config": vision,
     }
 
@@ -52,25 +55,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 """Name -> the sizes in the config.json of a published model, so that it can be planned for without a network."""
 
 
-def meta_model(config: dict[str, Any]) -> Any:
+def meta_model(config: dict[str, Any], path: Path = Path("config.json")) -> Any:
     """The model that a config.json describes, on torch's meta device.
 
     Args:
         config: in transformers' old flat layout or the nested one.
+        path: of the file, for messages.
 
     Raises:
-        CheckpointError: transformers cannot build a model from it.
+        CheckpointError: it describes no model that can be built.
     """
     import transformers
-    from huggingface_hub.errors import StrictDataclassError
 
-    family: Any = getattr(transformers, FAMILIES[config["model_type"]])
-    try:
-        with torch.device("meta"):
-            return family(family.config_class.from_dict(config))
-    except (ArithmeticError, LookupError, RuntimeError, StrictDataclassError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"not the configuration of a Qwen-VL model ({type(error).__name__}: {reason})") from error
+    return weights.meta_model(getattr(transformers, FAMILIES[config["model_type"]]), build_config(config, path))
 
 
 def published_name(name: str) -> str | None:
@@ -137,12 +134,9 @@ def read_model(recipe: Recipe) -> PlannedModel:
         return PlannedModel(meta_model(PUBLISHED[key]), settings, patches, encoder, False, note)
     folder = find_folder(name, weights=False)
     settings = Settings.load(folder).changed(**changes)
-    try:
-        network = meta_model(read_config(folder))
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder}/config.json: {error}") from error
+    network = meta_model(read_config(folder), folder / "config.json")
     patches = PatchSettings.from_folder(folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
-    return PlannedModel(network, settings, patches, _encoder(folder, settings), True, note)
+    return PlannedModel(network, settings, patches, _encoder(folder, settings, network.config), True, note)
 
 
 def is_here(name: str) -> bool:
@@ -150,13 +144,8 @@ def is_here(name: str) -> bool:
     return any((folder / "config.json").is_file() for folder in (Path(name).expanduser(), SHIPPED / name))
 
 
-def _encoder(folder: Path, settings: Settings) -> PromptEncoder:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: its tokenizer cannot be read ({error})") from error
+def _encoder(folder: Path, settings: Settings, config: Any) -> PromptEncoder:
+    tokenizer = load_tokenizer(folder, config)
     extend_tokenizer(tokenizer)
     return PromptEncoder(tokenizer, settings.prompts)
 
