@@ -7,6 +7,7 @@ import pickle
 import shutil
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +331,34 @@ def test_a_spoiled_folder_is_refused_in_one_line(name: str, folder: Path) -> Non
     spoil, word = SPOILED[name]
     spoil(folder)
     _refused(folder, word)
+
+
+def test_threads_may_load_at_the_same_time() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load_checkpoint("tiny", "cpu"), range(8)))
+    alone = _logits(load_checkpoint("tiny", "cpu").model)
+    assert all(torch.equal(_logits(one.model), alone) for one in loaded)
+
+
+def test_attention_is_one_of_the_known_names(saved: Path) -> None:
+    plain = load_checkpoint(saved, "cpu").model
+    eager = load_checkpoint(saved, "cpu", attn_implementation="eager").model
+    assert eager.config.vision_config._attn_implementation == "eager"
+    assert plain.config.text_config._attn_implementation == eager.config.text_config._attn_implementation
+    for name in ("org/repo", "flash_attention_2", ""):
+        with pytest.raises(SettingError, match="attn_implementation"):
+            load_checkpoint(saved, "cpu", attn_implementation=name)
+
+
+def test_revision_and_cache_go_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, saved: Path) -> None:
+    asked: list[Any] = []
+
+    def snapshot_download(name: str, allow_patterns: list[str], revision: str, local_files_only: bool) -> str:
+        asked.append((name, revision, local_files_only))
+        return str(saved)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    load_checkpoint("org/model", "cpu", revision="v2", local_files_only=True)
+    assert set(asked) == {("org/model", "v2", True)}
+    with pytest.raises(SettingError, match="revision v2:"):
+        load_checkpoint(saved, "cpu", revision="v2")

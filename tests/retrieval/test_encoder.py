@@ -411,7 +411,7 @@ def test_half_a_model_is_refused(clip_folder):
     both_towers = (clip_folder / "config.json").read_text()
     CLIPVisionModel(config).save_pretrained(clip_folder)
     (clip_folder / "config.json").write_text(both_towers)
-    refused(clip_folder, "missing", "both towers")
+    refused(clip_folder, "weights", "files of one model")
 
 
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "tokenizer.json"])
@@ -458,3 +458,21 @@ def test_torchvision_that_does_not_fit(folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", Transformers())
     with pytest.raises(MissingExtraError, match=r"nms.*uninstall torchvision"):
         load_encoder(folders["clip"])
+
+
+def test_a_checkpoint_that_names_an_encoder_does_not_make_us_fetch_it(monkeypatch):
+    asked = []
+
+    def snapshot_download(name, local_files_only, **_):
+        asked.append((name, local_files_only))
+        raise OSError("no network here")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    for name in ("org/encoder", "open_clip:hf-hub:org/encoder"):
+        with pytest.raises(CheckpointError, match=f"--encoder {name}"):
+            load_encoder(name, is_asked_for=False)
+    assert asked == [("org/encoder", True)] * 2
+    with pytest.raises(CheckpointError):
+        load_encoder("openai/clip-x", is_asked_for=False)
+    assert asked[-1] == ("openai/clip-x", False)
+    load_encoder("tiny-encoder", is_asked_for=False)

@@ -40,7 +40,7 @@ def implementation(vision: str) -> dict[str, str]:
     # Without its package, transformers would fetch a kernel from the Hugging Face hub.
     if vision in installed and not installed[vision]():
         raise SettingError(f"attn_implementation {vision}: its package, flash_attn, is not installed; choose sdpa")
-    return {**IMPLEMENTATION, "": vision}
+    return {**IMPLEMENTATION, "": vision, "vision_config": vision}
 
 
 def prompt_tree_attention(

@@ -315,7 +315,7 @@ def _load_transformers(name: str, device: torch.device, local_files_only: bool) 
             f"{min(report['missing_keys'])}; give a checkpoint with both towers"
         )
     tokenizer = load_tokenizer(folder, config)
-    check_image_settings(folder)
+    check_image_settings(folder, importlib.import_module("transformers.image_processing_backends").PilBackend)
     try:
         # The other backend needs torchvision, which is not a dependency.
         image_processor = image_processors.from_pretrained(

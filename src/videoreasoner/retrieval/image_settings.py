@@ -42,8 +42,11 @@ class ImageSettings(BaseModel):
     max_num_patches: Annotated[int, Field(ge=1, le=2**16)] | None = None
 
 
-def check_image_settings(folder: Path) -> None:
+def check_image_settings(folder: Path, processor: type) -> None:
     """Refuse image settings that make no sense.
+
+    Args:
+        processor: transformers' class that is made from them.
 
     Raises:
         CheckpointError: a field has the wrong type, or is out of range.
@@ -53,8 +56,17 @@ def check_image_settings(folder: Path) -> None:
         if not path.exists():
             continue
         content = read_checkpoint_json(path)
+        settings = content.get("image_processor", content)
         try:
-            ImageSettings.model_validate(content.get("image_processor", content))
+            ImageSettings.model_validate(settings)
         except ValidationError as error:
             problem = explain(error)[:300]
             raise CheckpointError(f"{path}: not a processor configuration ({problem}); copy the file again") from error
+        # transformers sets every key as an attribute, so that one could stand in the place of a method.
+        taken = sorted(key for key in settings if not key.startswith("__") and _is_code(getattr(processor, key, None)))
+        if taken:
+            raise CheckpointError(f"{path}: {taken[0]} is no setting; copy the file again")
+
+
+def _is_code(attribute: object) -> bool:
+    return callable(attribute) or isinstance(attribute, property)

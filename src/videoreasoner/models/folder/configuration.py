@@ -34,6 +34,8 @@ Vocabulary = Annotated[int, Field(ge=1, le=2**24)]
 Base = Annotated[float, Field(gt=0, le=1e12)]
 Factor = Annotated[float, Field(gt=0, le=1e6)]
 
+_NULLABLE = frozenset({"sliding_window", "bos_token_id", "eos_token_id", "pad_token_id"})
+
 
 class _Checked(BaseModel):
     # Not "forbid": the folders of others hold many fields that decide nothing here.
@@ -210,7 +212,7 @@ def build_config(config: dict[str, Any], path: Path) -> Any:
     schema: type[_Checked] = QwenConfiguration if config["model_type"] in FAMILIES else EncoderConfiguration
     try:
         clean = schema.model_validate(config).model_dump(exclude_unset=True)
-        built = CONFIG_MAPPING[config["model_type"]].from_dict(clean)
+        built = CONFIG_MAPPING[config["model_type"]].from_dict(_without_nulls(clean))
     except ValidationError as error:
         raise _unusable(path, explain(error)) from error
     # Validation by transformers; a missing parameter of its rotary positions is a KeyError.
@@ -237,6 +239,15 @@ def read_generation_config(folder: Path, config: Any) -> Any:
     except ValidationError as error:
         raise _unusable(path, explain(error)) from error
     return GenerationConfig.from_dict(clean)
+
+
+def _without_nulls(content: dict[str, Any]) -> dict[str, Any]:
+    """Without null, which says that a field is not stated, except where null is a value of its own."""
+    return {
+        name: _without_nulls(value) if isinstance(value, dict) else value
+        for name, value in content.items()
+        if value is not None or name in _NULLABLE
+    }
 
 
 def _unusable(path: Path, problem: str) -> CheckpointError:

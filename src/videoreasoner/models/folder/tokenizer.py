@@ -15,6 +15,8 @@ from videoreasoner.utils.validation import explain
 
 _MOST_BYTES = 2**28
 _MOST_TOKENS = 10_000
+_LOADING_ERRORS = (ImportError, LookupError, OSError, RuntimeError, ValueError)
+_EVERY_KIND = "a \u00e9 \u4e00 \U0001f600"
 
 
 class _Token(BaseModel):
@@ -63,6 +65,8 @@ class _TokenizerConfig(BaseModel):
     errors: Annotated[str, Field(pattern="^(strict|ignore|replace)$")] = "replace"
     chat_template: str | dict[str, str] | list[dict[str, str]] | None = None
     model_input_names: list[str] = []
+    # Never followed, but transformers looks into it.
+    auto_map: dict[str, Any] | list[Any] | None = None
     init_inputs: Annotated[list[Any], Field(max_length=0)] = []
 
 
@@ -81,7 +85,11 @@ def load_tokenizer(folder: Path, config: Any) -> Any:
     try:
         # Python code in the folder is refused without asking on the terminal.
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
-    except (ImportError, LookupError, OSError, RuntimeError, ValueError) as error:
+        tokenizer(_EVERY_KIND)
+    except Exception as error:
+        # tokenizers has no error class of its own: what it cannot use is an `Exception` and no subclass.
+        if type(error) is not Exception and not isinstance(error, _LOADING_ERRORS):
+            raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise CheckpointError(
             f"{folder}: its tokenizer cannot be loaded ({reason}); copy tokenizer.json and tokenizer_config.json again"
@@ -126,7 +134,7 @@ def _check_tokenizer(path: Path) -> None:
     try:
         tokenizer = Tokenizer.from_str(read_small(path, _MOST_BYTES))
         # transformers copies it in this way, and a copy may be refused that the text was not.
-        copy.deepcopy(tokenizer).encode("a \u00e9 \u4e00", add_special_tokens=False)
+        copy.deepcopy(tokenizer)
     # tokenizers has no error class of its own: whatever it cannot read is an `Exception`.
     except Exception as error:
         raise _damaged(path, " ".join(str(error).split())[:300]) from error

@@ -56,7 +56,7 @@ def stored_values(files: list[Path]) -> int:
             with safe_open(path, framework="pt") as file:
                 total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: cannot be loaded ({error}); copy the file again") from error
+            raise CheckpointError(f"{path}: cannot be loaded ({str(error)[:300]}); copy the file again") from error
     return total
 
 
