@@ -16,7 +16,13 @@ from videoreasoner.tasks import Task
 from videoreasoner.video.pyav.file import VideoFile
 from videoreasoner.video.sampling import FramePlan
 
-SETTINGS = Settings(frame_budget=16, sparse_rate_fps=2.0, dense_rate_fps=4.0, keyframe_width_s=1.0)
+SETTINGS = Settings(
+    frame_budget=16,
+    sparse_rate_fps=2.0,
+    dense_rate_fps=4.0,
+    keyframe_width_s=1.0,
+    training={"recipe": {"tasks": [str(task) for task in Task]}},
+)
 EVENT = "<|event_start|>[0.25, 0.50]<|event_end|>"
 
 
@@ -46,6 +52,7 @@ class FakeEngine:
     calls: list[Call] = field(default_factory=list)
     opened: int = 0
     model_hash: str = "one"
+    warnings: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         return {"model": self.name, "model_hash": self.model_hash}
@@ -76,7 +83,7 @@ class FakeSession:
         if options and Task.ANSWER in tasks:
             best = self.engine.best(question) % len(options)
             log_probs = tuple(-1.0 if i == best else -50.0 - i for i in range(len(options)))
-        return Reply(completions, log_probs, tuple(plan.times_s.tolist()), 10)
+        return Reply(completions, log_probs, tuple(plan.times_s.tolist()), 10, self.engine.warnings)
 
 
 @dataclass

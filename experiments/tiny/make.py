@@ -13,6 +13,7 @@ import torch
 from transformers import Qwen2Tokenizer, Qwen2VLForConditionalGeneration
 
 from experiments.tiny.encoder import train_encoder
+from experiments.tiny.familiarity import FAMILIAR_VIDEOS, fit_familiarity
 from experiments.tiny.model import PATCHES, PROMPTS, SETTINGS, new_model
 from experiments.tiny.stages import BASE_STAGES, ENCODER_STEPS, TASK_STAGES, Stage
 from experiments.tiny.training import train
@@ -28,6 +29,7 @@ def make_checkpoints(
     base_stages: Sequence[Stage] = BASE_STAGES,
     task_stages: Sequence[Stage] = TASK_STAGES,
     encoder_steps: int = ENCODER_STEPS,
+    familiar_videos: int = FAMILIAR_VIDEOS,
     report: Callable[[str], None] = print,
 ) -> None:
     """Train the three checkpoints, one after another. Finished ones are kept, and an interrupted stage resumes.
@@ -47,12 +49,14 @@ def make_checkpoints(
         model = new_model(tokenizer)
         _train_stages(base_stages, model, tokenizer, out, report)
         _save(base, model, plain, base_stages)
+        fit_familiarity(base, familiar_videos, report)
     if not _is_finished(out / "tiny"):
         model = Qwen2VLForConditionalGeneration.from_pretrained(base, attn_implementation=IMPLEMENTATION)
         tokenizer = Qwen2Tokenizer.from_pretrained(base)
         add_event_tokens(model, tokenizer)
         _train_stages(task_stages, model, tokenizer, out, report)
         _save(out / "tiny", model, tokenizer, [*base_stages, *task_stages])
+        fit_familiarity(out / "tiny", familiar_videos, report)
 
 
 def _train_stages(

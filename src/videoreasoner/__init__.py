@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from videoreasoner.inference.reasoner import Reasoner as Reasoner
     from videoreasoner.retrieval.keyframes import Keyframe as Keyframe
     from videoreasoner.spans import Span as Span
+    from videoreasoner.video.frame_array import FrameArray as FrameArray
     from videoreasoner.video.frames import Frames as Frames
     from videoreasoner.video.pyav.file import VideoFile as VideoFile
 
@@ -43,6 +44,7 @@ _MODULES = {
     "Answer": "inference.answer",
     "CheckpointError": "errors",
     "EvaluationError": "errors",
+    "FrameArray": "video.frame_array",
     "FrameError": "errors",
     "FrameUse": "inference.answer",
     "Frames": "video.frames",

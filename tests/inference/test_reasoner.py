@@ -194,7 +194,7 @@ def test_think_mode_is_one_pass_over_the_uniform_frames_and_shows_no_evidence(vi
         ("A or B? </think> a green one", "a green one", None, ["the written answer names none of the options"]),
         ("A or B? </think> ", "A or B? </think>", None, ["the reasoning ends without an answer"]),
         ("blue", "blue", None, ["the reasoning ends without an answer"]),
-        ("", "", None, ["the reasoning ends without an answer"]),
+        ("", "", None, ["The model wrote no answer.", "the reasoning ends without an answer"]),
     ],
 )
 def test_a_thoughts_choice_is_the_option_that_its_answer_names(
@@ -211,7 +211,11 @@ def test_reasoning_that_does_not_end_is_cut_off_and_says_so(video_file: Path, tm
     rambling = Reasoner.from_pretrained(str(make_model(tmp_path / "model")), device="cpu", max_thought_tokens=24)
     answer = rambling.ask(video_file, "What color is the circle?", ["red", "blue"], mode="think")
     assert answer.usage.tokens_out == 24
-    assert answer.notes == ["the text was cut off at max_thought_tokens (24)", "the reasoning ends without an answer"]
+    [warning] = answer.warnings
+    assert "never trained to reason in text" in warning
+    assert answer.notes == [
+        warning, "the text was cut off at max_thought_tokens (24)", "the reasoning ends without an answer"
+    ]  # fmt: skip
     assert answer.text == answer.completions[Task.THINK] != ""
     assert (answer.choice, answer.confidence) == (None, None)
     assert answer.frames

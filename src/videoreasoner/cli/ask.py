@@ -95,6 +95,7 @@ def ask(
         raise SettingError("--out, --video-root and --workers go with --batch")
     if report is None and (true_answer is not None or true_event is not None):
         raise SettingError("--true-answer and --true-event go with --report")
+    from videoreasoner.cli.text import describe, print_warnings
     from videoreasoner.inference.query import Query
     from videoreasoner.rows import read_rows
     from videoreasoner.video.isolated.file import GuardedVideoFile, check_time_limit
@@ -129,11 +130,10 @@ def ask(
     # Opened once, for the check, the answer and the pictures of the page.
     with GuardedVideoFile(video, video_time_limit) as opened:
         answer = load().ask(opened, question, option or (), mode)
+        print_warnings(answer)
         if as_json:
             typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
         else:
-            from videoreasoner.cli.text import describe
-
             typer.echo(describe(answer))
         if report is not None:
             from videoreasoner.inference.report.answer_page import write_report

@@ -22,7 +22,7 @@ def demo(
     model: ModelOption = "tiny",
 ) -> None:
     """Make a video, ask about something that shows for half a second, and write the evidence as pages."""
-    from videoreasoner.cli.text import describe
+    from videoreasoner.cli.text import describe, print_warnings
     from videoreasoner.inference.query import Query
     from videoreasoner.inference.report.answer_page import write_report
     from videoreasoner.synthetic.videos import VideoSettings, make_videos
@@ -46,6 +46,7 @@ def demo(
                 f"Evenly spread {answers['direct'].text}   (mode direct, {answers['direct'].timing['total']:.2f} s)"
             )
             typer.echo(describe(answers["focus"]) + "\n")
+            print_warnings(answers["focus"])
             name = str(row.id).split("-")[-2]
             record = {mode: answer.to_dict() for mode, answer in answers.items()}
             (folder / f"answer-{name}.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+import typer
+
 from videoreasoner.inference.answer import Answer
 from videoreasoner.protocols import NATIVE
 from videoreasoner.tasks import Task, parse_thought
@@ -33,8 +35,14 @@ def timeline(answer: Answer, width: int = _WIDTH) -> list[str]:
     return [f"  {name:<10}|{''.join(cells)}|" for name, cells in rows if "".join(cells).strip()]
 
 
+def print_warnings(answer: Answer) -> None:
+    """One line on stderr for each warning of an answer."""
+    for warning in answer.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
+
+
 def describe(answer: Answer) -> str:
-    """The answer and its evidence, at most about a screenful."""
+    """The answer and its evidence, at most about a screenful. Warnings are left out; they belong on stderr."""
     lines = []
     letter = "" if answer.choice is None else f"{answer.choice}. "
     sure = ""
@@ -62,7 +70,7 @@ def describe(answer: Answer) -> str:
     lines.append(f"Time          {stages}")
     if protocol := protocol_line(answer.settings):
         lines.append(f"Protocol      {protocol}")
-    lines += [f"Note          {note}" for note in answer.notes]
+    lines += [f"Note          {note}" for note in answer.notes if note not in answer.warnings]
     return "\n".join(lines)
 
 

@@ -40,12 +40,14 @@ class Reply:
             empty unless options were to be scored.
         frame_times_s: true times of the frames that the model saw.
         tokens_in: prompt tokens that were processed; those that an earlier pass had processed are not counted again.
+        warnings: why what was written means nothing for this video, in sentences.
     """
 
     completions: dict[Task, Completion]
     option_log_probs: tuple[float, ...]
     frame_times_s: tuple[float, ...]
     tokens_in: int
+    warnings: tuple[str, ...] = ()
 
 
 class ClipSession(Protocol):

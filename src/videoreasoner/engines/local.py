@@ -14,6 +14,7 @@ from videoreasoner.engines.engine import Completion, Reply
 from videoreasoner.errors import CheckpointError
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
 from videoreasoner.models.clip_features import ClipFeatures, EncodedClip
+from videoreasoner.models.familiarity import Familiarity
 from videoreasoner.models.grammar import TokenTrie, event_grammar
 from videoreasoner.models.prompt_tree import prompt_nodes
 from videoreasoner.models.tree_decoder import Leaf, TreeDecoder
@@ -45,6 +46,7 @@ class LocalEngine:
         self.name = checkpoint.name
         self.settings = settings or checkpoint.settings
         self.constrain_event = constrain_event
+        self.familiarity = Familiarity.load(checkpoint.folder)
 
     @classmethod
     def from_pretrained(cls, name: str, device: str = "auto", dtype: torch.dtype | None = None) -> LocalEngine:
@@ -126,7 +128,14 @@ class LocalClipSession:
         completions = {
             task: self._completion(tokens[:limit]) for task, tokens, limit in zip(tasks, written, limits, strict=True)
         }
-        return Reply(completions, log_probs, clip.frame_times_s, tokens_in)
+        return Reply(completions, log_probs, clip.frame_times_s, tokens_in, self._warnings(plan, clip))
+
+    def _warnings(self, plan: FramePlan, clip: EncodedClip) -> tuple[str, ...]:
+        """What the model cannot know about the video. A pass with dense frames shows too little of it to say."""
+        familiarity = self.engine.familiarity
+        if familiarity is None or plan.dense.any():
+            return ()
+        return familiarity.warnings(clip.features.view(len(plan), -1, clip.features.shape[-1]))
 
     def _prefill(self, plan: FramePlan) -> tuple[EncodedClip, TreeDecoder, int]:
         """The plan's clip, a decoder that has read it, and how many tokens were read now; a sparse plan's are kept."""

@@ -49,7 +49,8 @@ class Answer:
         frames: the frames that the final pass saw.
         timing: seconds per stage, and `total`.
         settings: budgets, rates and encoder that the answer was made with.
-        notes: what did not go as asked, in sentences; empty when all went well.
+        notes: what did not go as asked, in sentences; the warnings are among them; empty when all went well.
+        warnings: why the answer, or the evidence for it, means nothing, in sentences.
         completions: what the model wrote for each task, unchanged.
         version: version of this package that gave the answer.
     """
@@ -72,6 +73,7 @@ class Answer:
     duration_s: float
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     completions: dict[str, str] = field(default_factory=dict)
     version: str = __version__
 

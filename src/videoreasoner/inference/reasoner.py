@@ -27,6 +27,7 @@ from videoreasoner.engines.local import LocalEngine
 from videoreasoner.errors import FrameError, VideoError
 from videoreasoner.inference.answer import Answer, FrameUse, Usage
 from videoreasoner.inference.query import Mode, Query, check_mode
+from videoreasoner.inference.warnings import untrained_warnings
 from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.retrieval.encoder import TextImageEncoder, load_encoder
 from videoreasoner.retrieval.keyframes import Keyframe
@@ -134,7 +135,7 @@ class Reasoner:
         """Answer one question about one video.
 
         Args:
-            video: a path, a URL, or a video that is open already and stays open.
+            video: a path, a URL, or a video that is open already and stays open, such as a `FrameArray`.
             question: what to ask.
             options: 2 to 26 answers to choose from; none for an open question.
             mode: "focus", "direct" or "think".
@@ -159,6 +160,11 @@ class Reasoner:
         with ExitStack() as stack:
             if isinstance(video, (str, os.PathLike)):
                 opened: VideoReader = stack.enter_context(GuardedVideoFile(video, self.video_time_limit_s))
+            elif isinstance(video, (bytes, bytearray, memoryview, np.ndarray)):
+                raise VideoError(
+                    f"a video cannot be given as {type(video).__name__}; give a path, a URL, or "
+                    "FrameArray(frames, fps=...) for frames in memory"
+                )
             else:
                 opened = video
             session = VideoSession(self.engine, self.encoder, opened)
@@ -246,6 +252,11 @@ class VideoSession:
         except FrameError as error:
             raise VideoError(f"{self.video.name}: {error}") from error
         answered = self._read_thought(final, query) if mode == "think" else _read_answer(final, query)
+        # A pass of an earlier question may have looked at the video for this one, so each reply says what it knows.
+        by_engine = [warning for reply in replies for warning in reply.warnings]
+        warnings = list(dict.fromkeys([*by_engine, *untrained_warnings(self.settings, self.model, mode)]))
+        if not answered.text.strip():
+            warnings.append("The model wrote no answer.")
         work = self._work() - before
         completions = {task: written for reply in replies for task, written in reply.completions.items()}
         return Answer(
@@ -276,7 +287,8 @@ class VideoSession:
             duration_s=self.video.duration_s,
             settings=self.settings.for_inference(),
             # Every answer about a damaged video says so, because an answer may be read without the others.
-            notes=[*query.notes, *focus.notes, *self.video.problems, *answered.notes],
+            notes=[*query.notes, *warnings, *focus.notes, *self.video.problems, *answered.notes],
+            warnings=warnings,
             completions={str(task): written.text for task, written in completions.items()},
         )
 

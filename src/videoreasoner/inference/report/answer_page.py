@@ -153,5 +153,10 @@ class _AnswerView:
     def settings(self) -> list[tuple[str, Any]]:
         return [(name.replace("_", " "), value) for name, value in self.answer.settings.items() if value is not None]
 
+    @property
+    def notes(self) -> list[str]:
+        """The notes without the warnings, which stand above the answer."""
+        return [note for note in self.answer.notes if note not in self.answer.warnings]
+
     def pictured(self, times_s: Sequence[float], pictures: Mapping[float, PagePicture]) -> int:
         return sum(time_s in pictures for time_s in times_s)
