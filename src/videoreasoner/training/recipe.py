@@ -117,6 +117,10 @@ class Recipe(_Strict):
     eval_rows: Positive = Field(8, description="rows of eval_data to sample outputs for")
     report_to: str | list[str] = Field("none", description="trackers: wandb, trackio, tensorboard ...")
     run_name: str | None = Field(None, description="what trackers call the run")
+    push_to_hub: bool = Field(False, description="upload the finished model to the Hugging Face hub")
+    hub_model_id: str | None = Field(None, description="repository to upload to; by default output_dir's last part")
+    hub_private_repo: bool | None = Field(None, description="of a new repository; by default as the owner has set")
+    license: str | None = Field(None, description="of the trained model, for its card; by default the base model's")
     trainer: dict[str, Any] = Field(default_factory=dict, description="any other field of TrainingArguments")
 
     @property
@@ -165,6 +169,7 @@ FREE_FIELDS = frozenset(
         "per_device_train_batch_size", "gradient_accumulation_steps",
         "save_total_limit", "eval_steps", "eval_rows", "eval_data", "report_to", "run_name", "gradient_checkpointing",
         "rollout_batch_size", "recorded_rollouts", "log_completions", "num_completions_to_print", "alarm_steps",
+        "push_to_hub", "hub_model_id", "hub_private_repo", "license",
     }
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from transformers.training_args import OptimizerNames
 
 from videoreasoner.errors import SettingError
 from videoreasoner.training.recipe import LOST_UPDATES, Recipe, loses_updates
+from videoreasoner.training.runtime.hub import check_hub
 
 # Fields of a recipe that transformers gets under the same names.
 _PASSED_ON = (
@@ -38,6 +39,7 @@ _WITHOUT_EFFECT = frozenset(
     {
         "label_smoothing_factor", "train_sampling_strategy", "data_seed", "ignore_data_skip", "auto_find_batch_size",
         "load_best_model_at_end", "save_only_model", "per_device_eval_batch_size", "do_eval", "dataloader_drop_last",
+        "hub_strategy", "hub_token", "hub_always_push", "hub_revision",
     }
 )  # fmt: skip
 
@@ -73,8 +75,9 @@ def check_names(recipe: Recipe) -> None:
 
     Raises:
         SettingError: a key of `trainer` is unknown or would have no effect, there is no such optimizer or schedule, or
-            a tracker is unknown or not installed.
+            a tracker is unknown or not installed; also see `check_hub`.
     """
+    check_hub(recipe)
     known = {item.name for item in dataclasses.fields(TrainingArguments)}
     for name in recipe.trainer:
         if name in _FIXED or name in _WITHOUT_EFFECT:

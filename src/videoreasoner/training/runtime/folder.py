@@ -212,13 +212,17 @@ class RunFolder:
             shutil.rmtree(old)
         return final
 
-    def publish_model(self, staged: Path) -> None:
+    def publish_model(self, staged: Path) -> list[str]:
         """Move the files of the final model to the top of the folder.
+
+        Returns:
+            Their names, relative to the folder.
 
         Raises:
             OSError: the folder cannot be written.
         """
         sync_tree(staged)
+        names = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
         # The configuration comes last: without it the folder is no checkpoint, so an incomplete model cannot be loaded.
         (self.path / "config.json").unlink(missing_ok=True)
         for source in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
@@ -228,6 +232,7 @@ class RunFolder:
             os.replace(source, target)
         sync(self.path)
         shutil.rmtree(staged, ignore_errors=True)
+        return names
 
     @contextmanager
     def saving(self, what: str, removes_staging: bool = True) -> Iterator[None]:

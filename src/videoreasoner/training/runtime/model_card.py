@@ -1,4 +1,4 @@
-"""The README.md of a checkpoint folder: its training data, settings, and scores while training."""
+"""The README.md of a checkpoint folder: its licence, training data, settings, and scores while training."""
 
 from __future__ import annotations
 
@@ -9,29 +9,39 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import metadata_load
 
+from videoreasoner.models.checkpoint import Checkpoint, is_hub_id
 from videoreasoner.training.data.sources import Rows, Skipped
 from videoreasoner.training.recipe import Recipe
 
 _PACKAGES = ("videoreasoner", "transformers", "accelerate", "torch")
+_LICENSE = ("license", "license_name", "license_link")
 _KINDS = {"ColdStartRecipe": "the multi-task cold start", "GrpoRecipe": "multi-task GRPO"}
 _SAMPLED = ("parse_rate", "iou/event", "accuracy/answer")
 _SHOWN = ("loss", "reward", *_SAMPLED, *(f"held_out/{name}" for name in _SAMPLED))
 
 
 def model_card(
-    recipe: Recipe, sources: Sequence[Rows], skipped: Sequence[Skipped], history: Sequence[dict[str, Any]]
+    recipe: Recipe,
+    base: Checkpoint,
+    sources: Sequence[Rows],
+    skipped: Sequence[Skipped],
+    history: Sequence[dict[str, Any]],
 ) -> str:
     """Markdown with the hub's metadata on top.
 
     Args:
+        base: the model that training began from, as it was loaded.
         skipped: rows of the sources that were not used.
         history: transformers' log history, oldest first.
     """
     kind = _KINDS.get(type(recipe).__name__, type(recipe).__name__)
     name = Path(recipe.output_dir).resolve().name
-    base = recipe.model_name_or_path
-    metadata = {"library_name": "transformers", "pipeline_tag": "video-text-to-text", "base_model": base}
+    license = _license(recipe, base)
+    metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "video-text-to-text", "language": "en"}
+    metadata |= license | {"base_model": origin} if (origin := _hub_origin(recipe, base)) else license
+    stated = license.get("license_name") or license.get("license")
     return "\n".join(
         [
             "---",
@@ -41,12 +51,14 @@ def model_card(
             "",
             f"# {name}",
             "",
-            f"`{base}`, trained by {kind} of VideoReasoner: it locates the event that a question about a video is "
-            "about, names what to look for, and answers.",
+            f"`{recipe.model_name_or_path}`, trained by {kind} of VideoReasoner: it locates the event that a question "
+            "about a video is about, names what to look for, and answers.",
             "",
             f"    videoreasoner ask VIDEO.mp4 'What happens first?' --model {name}",
             "",
             "Stock transformers and vLLM load this folder. `videoreasoner.json` holds prompts and frame settings.",
+            "",
+            f"Licence: {stated}." if stated else "The licence of the base model applies.",
             "",
             "## Data",
             "",
@@ -63,6 +75,32 @@ def model_card(
             "",
         ]
     )
+
+
+def _license(recipe: Recipe, base: Checkpoint) -> dict[str, str]:
+    """The recipe's licence, or what the card of the base model says, as metadata; empty where neither says one."""
+    if recipe.license is not None:
+        return {"license": recipe.license}
+    card = base.folder / "README.md" if base.folder else None
+    if card is None or not card.is_file():
+        return {}
+    try:
+        there = metadata_load(card) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        # Training does not need it, and the new card then refers to the base model.
+        return {}
+    return {name: str(there[name]) for name in _LICENSE if there.get(name)}
+
+
+def _hub_origin(recipe: Recipe, base: Checkpoint) -> str | None:
+    """The nearest ancestor that has an id of the hub, which knows no folders of this machine."""
+    name: Any = recipe.model_name_or_path
+    record: Any = base.settings.training
+    while isinstance(name, str):
+        if is_hub_id(name) and not Path(name).is_dir():
+            return name
+        name, record = (record.get("base"), record.get("before")) if isinstance(record, dict) else (None, None)
+    return None
 
 
 def _data_table(sources: Sequence[Rows], skipped: Sequence[Skipped]) -> list[str]:

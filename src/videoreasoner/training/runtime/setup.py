@@ -18,6 +18,7 @@ from videoreasoner.training.runtime.adapters import load_trained_model, merged_m
 from videoreasoner.training.runtime.arguments import check_optimizer, has_fsdp, training_arguments
 from videoreasoner.training.runtime.folder import RunFolder
 from videoreasoner.training.runtime.held_out import HeldOutSampler
+from videoreasoner.training.runtime.hub import push_model
 from videoreasoner.training.runtime.identity import run_identity
 from videoreasoner.training.runtime.interruption import Interruption
 from videoreasoner.training.runtime.metrics_file import MetricsFile
@@ -98,7 +99,8 @@ def train(trainer: TreeTrainer) -> Path:
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed. Where training had begun, a line on stderr says how to go on.
-        TrainingError: the run cannot continue, the model cannot be written, or another run is in the folder.
+        TrainingError: the run cannot continue, the model cannot be written or uploaded, or another run is in the
+            folder.
     """
     run = trainer.run
     # The processes of one launch share the run, so the first one keeps other runs out for all.
@@ -130,17 +132,23 @@ def _train(trainer: TreeTrainer) -> None:
         raise
     finally:
         progress.close()
-    finish(trainer)
+    files = finish(trainer)
+    if run.recipe.push_to_hub and run.args.process_index == 0:
+        print(f"uploaded to {push_model(run.recipe, run.folder.path, files)}", file=sys.stderr)
 
 
-def finish(trainer: TreeTrainer) -> None:
+def finish(trainer: TreeTrainer) -> list[str]:
     """Put the trained model into the output folder; with adapters, merged into the weights and beside them.
+
+    Returns:
+        The model's files, relative to the folder; none in processes that write nothing.
 
     Raises:
         TrainingError: it cannot be written.
     """
     run = trainer.run
     staged = run.folder.staging
+    files: list[str] = []
     with run.folder.saving(f"{run.folder.path}: the trained model", run.args.should_save):
         if run.args.should_save:
             shutil.rmtree(staged, ignore_errors=True)
@@ -152,5 +160,6 @@ def finish(trainer: TreeTrainer) -> None:
             if run.recipe.lora:
                 merged_model(run.recipe, target).save_pretrained(staged)
                 trainer.save_beside(staged)
-            run.folder.publish_model(staged)
+            files = run.folder.publish_model(staged)
     trainer.accelerator.wait_for_everyone()
+    return files

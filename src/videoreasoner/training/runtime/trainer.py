@@ -327,5 +327,5 @@ class TreeTrainer(Trainer):
         """Write what a checkpoint holds beside its weights: tokenizer, processors, settings, model card."""
         run = self.run
         save_companions(folder, run.checkpoint.encoder.tokenizer, run.settings, run.checkpoint.patches)
-        card = model_card(run.recipe, run.sources, list(self._skipped.values()), self.state.log_history)
+        card = model_card(run.recipe, run.checkpoint, run.sources, list(self._skipped.values()), self.state.log_history)
         (folder / "README.md").write_text(card, encoding="utf-8")
