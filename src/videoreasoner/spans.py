@@ -36,6 +36,10 @@ class Span:
         start, end = max(0.0, self.start_s), min(duration_s, self.end_s)
         return Span(start, end) if end > start else None
 
+    def moved(self, by_s: float) -> Span:
+        """The span, so many seconds later."""
+        return Span(self.start_s + by_s, self.end_s + by_s)
+
     def as_ratios(self, duration_s: float) -> tuple[float, float]:
         """Start and end as shares of the video, each limited to [0, 1]."""
         # Adding 0.0 turns a negative zero, which would be written as "-0.00", into 0.0.

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.retrieval.keyframes import retrieval_times
 from videoreasoner.spans import Span
 from videoreasoner.synthetic.videos import VideoSettings, video_world, write_video
-from videoreasoner.tasks import LETTERS, Task
+from videoreasoner.tasks import EVENT_END, EVENT_START, LETTERS, Task
 from videoreasoner.video.pyav.file import VideoFile
 from videoreasoner.video.sampling import focus_plan, uniform_plan
 
@@ -321,6 +322,25 @@ def test_answers_come_one_at_a_time(video_file: Path) -> None:
 
 
 # What cannot be asked.
+
+
+def test_the_times_of_a_part_are_those_of_the_whole_video(video_file: Path) -> None:
+    engine = FakeEngine(SETTINGS)
+    engine.texts[Task.EVENT] = f"{EVENT_START}[0.25, 0.50]{EVENT_END}"
+    engine.texts[Task.KEY_ELEMENTS] = "a red square"
+    reasoner = Reasoner(engine, FakeEncoder())
+    answer = reasoner.ask(video_file, "What?", start_s=4.0, end_s=10.0)
+    assert answer.range == Span(4.0, 10.0)
+    assert answer.duration_s == DURATION_S
+    assert answer.event == Span(5.5, 7.0)
+    assert answer.notes[0] == "only the video from 4 s to 10 s was looked at"
+    assert answer.keyframes
+    times_s = [frame.time_s for frame in answer.frames] + [k.time_s for k in answer.keyframes]
+    assert all(4.0 <= time_s < 10.0 for time_s in times_s)
+    with VideoFile(video_file) as video:
+        assert np.isclose(np.asarray(times_s)[:, None], video.frame_times_s).any(axis=1).all()
+    assert Answer.from_dict(json.loads(json.dumps(answer.to_dict()))) == answer
+    assert reasoner.ask(video_file, "What?").range is None
 
 
 def test_an_unknown_mode_is_refused(video_file: Path) -> None:

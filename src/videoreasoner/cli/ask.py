@@ -45,6 +45,10 @@ def ask(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="An answer to choose from; repeat.")
     ] = None,
+    start_s: Annotated[float, typer.Option("--from", help="Look only at what comes after so many seconds.")] = 0.0,
+    end_s: Annotated[
+        float | None, typer.Option("--to", help="Look only at what comes before so many seconds.")
+    ] = None,
     model: ModelOption = "tiny",
     mode: ModeOption = "focus",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -89,6 +93,8 @@ def ask(
         raise SettingError(
             "--batch reads questions from a file: leave out VIDEO, QUESTION, --option, --json and --report"
         )
+    if batch is not None and (start_s != 0.0 or end_s is not None):
+        raise SettingError("--from and --to go with one VIDEO and not with --batch")
     if batch is not None and out is None:
         raise SettingError("--batch needs --out: give a file name for the answers, or - for stdout")
     if batch is None and (out is not None or video_root is not None or workers != 1):
@@ -99,6 +105,7 @@ def ask(
     from videoreasoner.inference.query import Query
     from videoreasoner.rows import read_rows
     from videoreasoner.video.isolated.file import GuardedVideoFile, check_time_limit
+    from videoreasoner.video.video_range import VideoRange
 
     def load() -> Reasoner:
         return load_reasoner(
@@ -127,9 +134,10 @@ def ask(
     if report is not None:
         check_report(report, video)
     truth = _truth(video, question, option, true_answer, true_event)
-    # Opened once, for the check, the answer and the pictures of the page.
+    # Opened once, for the checks, the answer and the pictures of the page.
     with GuardedVideoFile(video, video_time_limit) as opened:
-        answer = load().ask(opened, question, option or (), mode)
+        VideoRange(opened, start_s, end_s)
+        answer = load().ask(opened, question, option or (), mode, start_s=start_s, end_s=end_s)
         print_warnings(answer)
         if as_json:
             typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))

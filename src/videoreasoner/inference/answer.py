@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -52,6 +52,7 @@ class Answer:
         notes: what did not go as asked, in sentences; the warnings are among them; empty when all went well.
         warnings: why the answer, or the evidence for it, means nothing, in sentences.
         completions: what the model wrote for each task, unchanged.
+        range: the part of the video that was looked at; None for all of it. All times are times of the whole video.
         version: version of this package that gave the answer.
     """
 
@@ -75,7 +76,30 @@ class Answer:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     completions: dict[str, str] = field(default_factory=dict)
+    range: Span | None = None
     version: str = __version__
+
+    def within(self, part: Span, duration_s: float) -> Answer:
+        """The answer about a part of a video as one about the whole video: all its times move by the part's start.
+
+        Args:
+            part: the part that was asked about.
+            duration_s: length of the whole video, in seconds.
+        """
+        by_s = part.start_s
+        return replace(
+            self,
+            event=None if self.event is None else self.event.moved(by_s),
+            keyframes=[
+                replace(k, time_s=k.time_s + by_s, start_s=k.start_s + by_s, end_s=k.end_s + by_s)
+                for k in self.keyframes
+            ],
+            key_spans=[span.moved(by_s) for span in self.key_spans],
+            frames=[replace(frame, time_s=frame.time_s + by_s) for frame in self.frames],
+            duration_s=duration_s,
+            notes=[f"only the video from {part.start_s:g} s to {part.end_s:g} s was looked at", *self.notes],
+            range=part,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""

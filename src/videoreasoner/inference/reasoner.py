@@ -48,6 +48,7 @@ from videoreasoner.video.isolated.file import DEFAULT_TIME_LIMIT_S, GuardedVideo
 from videoreasoner.video.isolated.process import start_decoder
 from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import PAIR, FramePlan, focus_plan, uniform_plan
+from videoreasoner.video.video_range import VideoRange
 
 
 class Reasoner:
@@ -131,6 +132,9 @@ class Reasoner:
         question: str,
         options: Sequence[str] = (),
         mode: str = "focus",
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
     ) -> Answer:
         """Answer one question about one video.
 
@@ -139,21 +143,37 @@ class Reasoner:
             question: what to ask.
             options: 2 to 26 answers to choose from; none for an open question.
             mode: "focus", "direct" or "think".
+            start_s, end_s: seconds. Only this part of the video is looked at; the times of the answer remain those of
+                the whole video.
 
         Raises:
             VideoError: the video cannot be used.
             QuestionError: the question or its options cannot be asked.
-            SettingError: the mode is unknown.
+            SettingError: the mode is unknown, or there is nothing between start and end.
         """
-        [answer] = self.ask_many(video, [Query.of(question, options)], mode)
+        [answer] = self.ask_many(video, [Query.of(question, options)], mode, start_s=start_s, end_s=end_s)
         return answer
 
-    def ask_many(self, video: str | Path | VideoReader, queries: Sequence[Query], mode: str = "focus") -> list[Answer]:
+    def ask_many(
+        self,
+        video: str | Path | VideoReader,
+        queries: Sequence[Query],
+        mode: str = "focus",
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+    ) -> list[Answer]:
         """Answer several questions about one video; what they have in common is done once."""
-        return list(self.iter_answers(video, queries, mode))
+        return list(self.iter_answers(video, queries, mode, start_s=start_s, end_s=end_s))
 
     def iter_answers(
-        self, video: str | Path | VideoReader, queries: Sequence[Query], mode: str = "focus"
+        self,
+        video: str | Path | VideoReader,
+        queries: Sequence[Query],
+        mode: str = "focus",
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
     ) -> Iterator[Answer]:
         """Like `ask_many`, one answer at a time."""
         checked = check_mode(mode)
@@ -167,9 +187,13 @@ class Reasoner:
                 )
             else:
                 opened = video
-            session = VideoSession(self.engine, self.encoder, opened)
-            for query in queries:
-                yield session.answer(query, checked)
+            if start_s == 0.0 and end_s is None:
+                session = VideoSession(self.engine, self.encoder, opened)
+                yield from (session.answer(query, checked) for query in queries)
+                return
+            part = VideoRange(opened, start_s, end_s)
+            session = VideoSession(self.engine, self.encoder, part)
+            yield from (session.answer(query, checked).within(part.span, opened.duration_s) for query in queries)
 
 
 @dataclass(frozen=True)
