@@ -19,7 +19,7 @@ from tests.fake_engine import SETTINGS
 from tests.video.videos import Recipe
 from videoreasoner.inference.answer import Answer
 from videoreasoner.inference.query import Mode, Query
-from videoreasoner.inference.reasoner import VideoSession
+from videoreasoner.inference.session import VideoSession
 
 
 def test_ask_prints_an_answer_with_its_evidence(run: Run, video_file: Path) -> None:
@@ -77,6 +77,20 @@ def test_flags_of_loading_reach_the_loader(run: Run, video_file: Path, loading: 
     assert result.json["model"] == "m"
     assert loading.models == ["tiny", "m"]
     assert list(loading.given.values()) == ["e", "cpu", False, 7.0]
+
+
+def test_from_and_to_limit_where_it_looks(run: Run, video_file: Path, loading: Loading) -> None:
+    result = run("ask", str(video_file), "What?", "--json", "--from", "1", "--to", "2.5")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["range"] == {"start_s": 1.0, "end_s": 2.5}
+    assert all(1.0 <= frame["time_s"] < 2.5 for frame in answer["frames"])
+    refused = run("ask", str(video_file), "What?", "--from", "99")
+    assert refused.exit_code == 2
+    assert "there is nothing from 99 s" in refused.stderr
+    refused = run("ask", "--batch", "rows.jsonl", "--out", "a.jsonl", "--to", "3")
+    assert refused.exit_code == 2
+    assert "--from and --to go with one VIDEO" in refused.stderr
 
 
 def test_mode_direct_locates_nothing(run: Run, video_file: Path, loading: Loading) -> None:

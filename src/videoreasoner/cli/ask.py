@@ -46,9 +46,7 @@ def ask(
         list[str] | None, typer.Option("--option", "-o", help="An answer to choose from; repeat.")
     ] = None,
     start_s: Annotated[float, typer.Option("--from", help="Look only at what comes after so many seconds.")] = 0.0,
-    end_s: Annotated[
-        float | None, typer.Option("--to", help="Look only at what comes before so many seconds.")
-    ] = None,
+    end_s: Annotated[float | None, typer.Option("--to", help="Look only at what comes before so many seconds.")] = None,
     model: ModelOption = "tiny",
     mode: ModeOption = "focus",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
