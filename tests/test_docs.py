@@ -13,6 +13,9 @@ import pytest
 
 from docs import make_cli
 from tests.paths import ROOT
+from videoreasoner.errors import RowError
+from videoreasoner.rows import Row, read_rows
+from videoreasoner.tasks import Task
 
 
 def test_the_command_line_page_holds_the_help_of_every_command() -> None:
@@ -77,3 +80,23 @@ def test_every_option_in_a_command_of_the_docs_exists() -> None:
             assert not unknown, f"{page.name}: videoreasoner {line}"
             checked += 1
     assert checked > 40
+
+
+def test_every_row_of_the_data_page_is_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    read: dict[str, list[Row]] = {}
+    lines, array = re.findall(r"```json\n(.*?)```", page, flags=re.S)
+    [table] = re.findall(r"```csv\n(.*?)```", page, flags=re.S)
+    for name, text in {"lines.jsonl": lines, "array.json": array, "table.csv": table}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        rows = list(read_rows(tmp_path / name))
+        assert not [str(row) for row in rows if isinstance(row, RowError)]
+        read[name] = [row for row in rows if isinstance(row, Row)]
+    assert set().union(*(row.tasks() for row in read["lines.jsonl"])) == set(Task)
+    known = {field for row in read["lines.jsonl"] for field in row.model_fields_set}
+    assert set(Row.model_fields) < known, "a field without an example"
+    assert known - set(Row.model_fields) == {"annotator"}
+    assert read["table.csv"][2].options == ["a|b", "a-b"]
+    assert [len(row.event or ()) for row in read["table.csv"]] == [1, 2, 0]
+    described = set(re.findall(r"^\| `(\w+)` \|", page.split("## The fields")[1].split("\n## ")[0], flags=re.M))
+    assert described == set(Row.model_fields)

@@ -19,6 +19,7 @@ from pydantic import (
     PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
+    WithJsonSchema,
     field_serializer,
     field_validator,
     model_validator,
@@ -49,7 +50,12 @@ def _as_text(value: Any) -> Any:
     return value
 
 
-_Words = Annotated[str, AfterValidator(_not_blank)]
+_WORDS_SCHEMA = {"type": "string", "pattern": r"\S"}
+_PAIR_SCHEMA = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 2, "maxItems": 2}
+_SPANS_SCHEMA = {"anyOf": [_PAIR_SCHEMA, {"type": "array", "items": _PAIR_SCHEMA, "minItems": 1}, {"type": "null"}]}
+
+_Words = Annotated[str, AfterValidator(_not_blank), WithJsonSchema(_WORDS_SCHEMA)]
+_Id = Annotated[_Words, BeforeValidator(_as_text), WithJsonSchema({"anyOf": [_WORDS_SCHEMA, {"type": "integer"}]})]
 
 
 RowFields = Mapping[Task, frozenset[Task]]
@@ -82,12 +88,12 @@ class Row(BaseModel, extra="allow", frozen=True):
         pydantic.ValidationError: on construction, for any other content.
     """
 
-    id: Annotated[_Words, BeforeValidator(_as_text)]
+    id: _Id
     video: _Words
     question: _Words
     options: Annotated[list[_Words], Field(min_length=2, max_length=len(LETTERS))] | None = None
     answer: _Words | None = None
-    event: list[Span] | None = None
+    event: Annotated[list[Span] | None, WithJsonSchema(_SPANS_SCHEMA)] = None
     key_elements: Annotated[list[_Words], Field(min_length=1)] | None = None
     reasoning: _Words | None = None
     duration: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None

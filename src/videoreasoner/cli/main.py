@@ -19,7 +19,7 @@ import typer.main
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from videoreasoner.cli import ask, demo, doctor, evaluate, search, synthetic, train
+from videoreasoner.cli import ask, demo, doctor, evaluate, schema, search, synthetic, train
 from videoreasoner.errors import Stopped, VideoReasonerError
 from videoreasoner.version import __version__
 
@@ -103,6 +103,7 @@ app.command("ask")(ask.ask)
 app.command("search")(search.search)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
+app.command("schema")(schema.schema)
 app.add_typer(synthetic.app, name="synthetic")
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
