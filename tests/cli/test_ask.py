@@ -80,17 +80,17 @@ def test_flags_of_loading_reach_the_loader(run: Run, video_file: Path, loading: 
 
 
 def test_from_and_to_limit_where_it_looks(run: Run, video_file: Path, loading: Loading) -> None:
-    result = run("ask", str(video_file), "What?", "--json", "--from", "1", "--to", "2.5")
-    assert result.exit_code == 0, result.output
-    answer = json.loads(result.stdout)
+    result = run("ask", video_file, "What?", "--json", "--from", "1", "--to", "2.5")
+    assert result.code == 0, result.err
+    answer = result.json
     assert answer["range"] == {"start_s": 1.0, "end_s": 2.5}
     assert all(1.0 <= frame["time_s"] < 2.5 for frame in answer["frames"])
-    refused = run("ask", str(video_file), "What?", "--from", "99")
-    assert refused.exit_code == 2
-    assert "there is nothing from 99 s" in refused.stderr
+    refused = run("ask", video_file, "What?", "--from", "99")
+    assert refused.code == 2
+    assert "there is nothing from 99 s" in refused.err
     refused = run("ask", "--batch", "rows.jsonl", "--out", "a.jsonl", "--to", "3")
-    assert refused.exit_code == 2
-    assert "--from and --to go with one VIDEO" in refused.stderr
+    assert refused.code == 2
+    assert "--from and --to go with one VIDEO" in refused.err
 
 
 def test_mode_direct_locates_nothing(run: Run, video_file: Path, loading: Loading) -> None:
