@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from videoreasoner.video.frames import Frames
 Seek = Literal["exact", "keyframe"]
 Times = Sequence[float] | NDArray[np.float64]
 _MOST_THREADS = 8
+_DOWNLOAD_LIMIT_MB = 2048.0
 
 
 class VideoReader(Protocol):
@@ -89,6 +91,26 @@ def check_side(short_side: int | None) -> int | None:
     if short_side is not None and short_side < 1:
         raise SettingError(f"short_side is {short_side}; give at least 1 pixel.")
     return short_side
+
+
+def check_download_limit(limit_mb: float | None) -> float:
+    """How many megabytes (2**20 bytes) of a video may be fetched into a temporary file.
+
+    None is what `VIDEOREASONER_DOWNLOAD_LIMIT_MB` says, or 2048.
+
+    Raises:
+        SettingError: it is no positive, finite number.
+    """
+    given = os.environ.get("VIDEOREASONER_DOWNLOAD_LIMIT_MB", _DOWNLOAD_LIMIT_MB) if limit_mb is None else limit_mb
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = math.nan
+    if not (limit > 0 and math.isfinite(limit)):
+        raise SettingError(
+            f"the limit of a download (VIDEOREASONER_DOWNLOAD_LIMIT_MB) is {given!r}; give a positive number of MB."
+        )
+    return limit
 
 
 def decoding_threads(threads: int | None) -> int:

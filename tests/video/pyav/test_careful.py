@@ -10,10 +10,11 @@ import pytest
 from tests.video.videos import RECIPES, Recipe, overwrite_packets, straight
 from videoreasoner.errors import VideoError
 from videoreasoner.video.pyav.careful import CarefulDecoder
+from videoreasoner.video.pyav.source import Source
 
 
 def _opened(path: Path, threads: int = 1) -> CarefulDecoder:
-    decoder = CarefulDecoder(str(path), threads)
+    decoder = CarefulDecoder(Source(str(path), 1.0), threads)
     decoder.first_frame()
     return decoder
 
@@ -60,7 +61,7 @@ def test_a_video_without_any_frame_is_refused(tmp_path: Path) -> None:
     path = Recipe("video.mov", codec="mjpeg", count=5, pixel_format="yuvj420p").make(tmp_path)
     overwrite_packets(path, lambda number: True)
     with pytest.raises(VideoError, match="no frame can be decoded; get an undamaged copy"):
-        CarefulDecoder(str(path)).first_frame()
+        CarefulDecoder(Source(str(path), 1.0)).first_frame()
 
 
 def test_a_closed_decoder_says_so(tmp_path: Path) -> None:

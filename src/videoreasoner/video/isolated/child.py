@@ -60,11 +60,11 @@ class DecoderServer:
         if image is not None:
             self._connection.send_bytes(np.ascontiguousarray(image).reshape(-1).data)
 
-    def _open(self, source: str, folder: str, threads: int) -> Reply:
+    def _open(self, source: str, folder: str, threads: int, download_limit_mb: float | None = None) -> Reply:
         self._close()
         # The parent may have changed its folder since this process was started.
         os.chdir(folder)
-        video = self._video = VideoFile(source, threads=threads)
+        video = self._video = VideoFile(source, threads=threads, download_limit_mb=download_limit_mb)
         return {"width": video.width, "height": video.height, "rotation": video.rotation}
 
     def _close(self) -> Reply:

@@ -18,7 +18,15 @@ from videoreasoner import errors
 from videoreasoner.errors import SettingError, VideoError
 from videoreasoner.video.frames import Frames
 from videoreasoner.video.isolated.process import DecoderProcess, give_back, take_process
-from videoreasoner.video.reader import Times, check_seek, check_side, check_times, collect_frames, decoding_threads
+from videoreasoner.video.reader import (
+    Times,
+    check_download_limit,
+    check_seek,
+    check_side,
+    check_times,
+    collect_frames,
+    decoding_threads,
+)
 
 DEFAULT_TIME_LIMIT_S = 300.0
 
@@ -44,7 +52,7 @@ class GuardedVideoFile:
         time_limit_s: how many seconds one call may keep its caller waiting. A call is: opening, reading the frame
             table, one `frames_at`, or one `iter_frames_at` from its first frame to its last (without the time that
             the caller spends between frames).
-        threads: as for `VideoFile`.
+        threads, download_limit_mb: as for `VideoFile`. Fetching a video is part of opening it.
 
     Raises:
         SettingError: a limit that is not positive.
@@ -57,16 +65,18 @@ class GuardedVideoFile:
         time_limit_s: float = DEFAULT_TIME_LIMIT_S,
         *,
         threads: int | None = None,
+        download_limit_mb: float | None = None,
     ) -> None:
         self.name = os.fsdecode(source)
         self._time_limit_s = check_time_limit(time_limit_s)
+        most_mb = check_download_limit(download_limit_mb)
         self._process: DecoderProcess | None = take_process()
         self._failure: str | None = None
         self._problems: list[str] = []
         self._table: _Table | None = None
         self._numbers = count()
         try:
-            self._facts = self._ask("open", self.name, os.getcwd(), decoding_threads(threads))
+            self._facts = self._ask("open", self.name, os.getcwd(), decoding_threads(threads), most_mb)
         except VideoError:
             self.close()
             raise

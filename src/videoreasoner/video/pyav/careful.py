@@ -24,7 +24,8 @@ from videoreasoner.video.pyav import planned
 from videoreasoner.video.pyav.damage import Damage
 from videoreasoner.video.pyav.index import FrameIndex, packets, scan
 from videoreasoner.video.pyav.notes import Notes
-from videoreasoner.video.pyav.opening import open_stream, packets_from
+from videoreasoner.video.pyav.opening import packets_from
+from videoreasoner.video.pyav.source import Source
 
 # Behind damage, decoding begins 1, 3, 7, then 15 key frames before the usual one. In a video that is damaged all over,
 # starting further back takes long and no longer helps.
@@ -55,15 +56,16 @@ class CarefulDecoder:
     It decodes forward from key frames and trusts the presentation stamps of the decoded frames rather than the table.
 
     Args:
-        source: a path or URL.
+        source: the video, which this class does not close.
         threads: how many of FFmpeg's own threads may decode.
 
     Raises:
         VideoError: the source cannot be opened, or has no video stream.
     """
 
-    def __init__(self, source: str, threads: int = 1) -> None:
-        self.name = source
+    def __init__(self, source: Source, threads: int = 1) -> None:
+        self.name = source.name
+        self._source = source
         self._threads = threads
         self._notes = Notes()
         self._index: FrameIndex | None = None
@@ -308,4 +310,4 @@ class CarefulDecoder:
         self._ahead.clear()
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
-        return open_stream(self.name, self._threads if self._decodes_ahead else 1)
+        return self._source.open(self._threads if self._decodes_ahead else 1)

@@ -16,9 +16,11 @@ from videoreasoner.video.frames import Frames
 from videoreasoner.video.pyav.careful import CarefulDecoder
 from videoreasoner.video.pyav.pixels import Converter, Shape
 from videoreasoner.video.pyav.planned import PlannedDecoder, plan_runs
+from videoreasoner.video.pyav.source import Source
 from videoreasoner.video.reader import (
     Seek,
     Times,
+    check_download_limit,
     check_seek,
     check_side,
     check_times,
@@ -36,16 +38,32 @@ class VideoFile:
     Args:
         source: a path, or a URL (http://, https://, file://). A file on disk cannot make this class use the network.
         threads: how many threads may decode; see `videoreasoner.video.reader.decoding_threads` for None.
+        download_limit_mb: most megabytes to fetch from a server that gives a video as a whole only; see
+            `videoreasoner.video.reader.check_download_limit` for None.
 
     Raises:
         VideoError: the source cannot be opened, or holds no frame that can be decoded.
     """
 
-    def __init__(self, source: str | os.PathLike[str], *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        download_limit_mb: float | None = None,
+    ) -> None:
         self._threads = decoding_threads(threads)
         name = os.fsdecode(source)
-        self._careful = CarefulDecoder(name, self._threads)
-        self._planned = PlannedDecoder(name, self._threads)
+        self._source = Source(name, check_download_limit(download_limit_mb))
+        try:
+            self._begin(name)
+        except BaseException:
+            self._source.close()
+            raise
+
+    def _begin(self, name: str) -> None:
+        self._careful = CarefulDecoder(self._source, self._threads)
+        self._planned = PlannedDecoder(self._source, self._threads)
         self._converter = Converter()
         first = self._careful.first_frame()
         self._shape = Shape.of(first)
@@ -71,6 +89,7 @@ class VideoFile:
         """Close the file. Decoding afterwards is a ValueError."""
         self._planned.close()
         self._careful.close()
+        self._source.close()
 
     @property
     def name(self) -> str:

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from videoreasoner.errors import VideoError
 from videoreasoner.video.pyav.index import FrameIndex
-from videoreasoner.video.pyav.opening import open_stream, packets_from
+from videoreasoner.video.pyav.opening import packets_from
 from videoreasoner.video.pyav.pixels import Converter, Shape
+from videoreasoner.video.pyav.source import Source
 
 # A seek discards what the decoder has begun; it costs about as much as decoding this many frames.
 FRAMES_WORTH_A_SEEK = 16
@@ -82,7 +83,7 @@ class PlannedDecoder:
     own threads.
     """
 
-    def __init__(self, source: str, threads: int) -> None:
+    def __init__(self, source: Source, threads: int) -> None:
         self.source, self.threads = source, threads
         self._idle: list[_RunDecoder] = []
         self._executor: ThreadPoolExecutor | None = None
@@ -155,7 +156,7 @@ class PlannedDecoder:
 class _RunDecoder:
     """One decoder of a video, which decodes one run after the other."""
 
-    def __init__(self, source: str, threads: int) -> None:
+    def __init__(self, source: Source, threads: int) -> None:
         self.source, self.threads = source, threads
         self._opened: tuple[InputContainer, VideoStream] | None = None
         self._converter = Converter()
@@ -184,7 +185,7 @@ class _RunDecoder:
             return
         try:
             if self._opened is None:
-                self._opened = open_stream(self.source, self.threads)
+                self._opened = self.source.open(self.threads)
             container, stream = self._opened
             source = packets_from(container, stream, *index.keys[key].tolist())
             if source is not None:
