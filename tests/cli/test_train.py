@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,25 @@ def test_mistakes_are_one_line(
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_an_error_of_all_processes_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("learning_rat: 1\n")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "videoreasoner", "train", "cold-start", str(tmp_path / "bad.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert "learning_rat" in said[0]
+
+
+def test_an_error_of_one_process_is_said_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("videoreasoner.cli.main._WAIT_S", 0.0)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "cold-start", str(tmp_path / "none.yaml")])
+    assert ended.value.code == 2
+    assert "none.yaml" in capsys.readouterr().err

@@ -179,6 +179,14 @@ def test_shipped_checkpoints_are_found_by_name_and_folders_by_path(saved: Path) 
     assert read_config(saved)["model_type"] == "qwen2_vl"
 
 
+@pytest.mark.parametrize("name", ["tiny", "tiny-base", "tiny-encoder"])
+def test_shipped_checkpoints_have_a_card(name: str) -> None:
+    metadata = huggingface_hub.metadata_load(SHIPPED / name / "README.md")
+    assert metadata is not None
+    assert metadata["license"] == "apache-2.0"
+    assert {path.name for path in SHIPPED.iterdir() if path.is_dir()} == {"tiny", "tiny-base", "tiny-encoder"}
+
+
 def _refused(name: Path | str, *words: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(name, "cpu")

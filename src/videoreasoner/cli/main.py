@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NoReturn
 
@@ -24,6 +25,7 @@ from videoreasoner.errors import Stopped, VideoReasonerError
 from videoreasoner.version import __version__
 
 _STOPPED = 130
+_WAIT_S = 15.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 _log = logging.getLogger("videoreasoner")
@@ -141,6 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (VideoReasonerError, TyperException) as error:
         if debug:
             raise
+        _wait_for_first_process()
         text = error.format_message() if isinstance(error, TyperException) else str(error)
         print("error: " + " ".join(text.split()), file=sys.stderr)
         sys.exit(2)
@@ -158,6 +161,15 @@ def main(arguments: list[str] | None = None) -> None:
     if code == _STOPPED:
         _end_stopped()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _wait_for_first_process() -> None:
+    """Give the first process of a launch on this machine the time to say an error that all of them meet.
+
+    The launcher then ends the others while they wait. An error of one process alone is said after the wait.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(_WAIT_S)
 
 
 def _end_stopped(text: str = "stopped") -> NoReturn:
