@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -100,3 +101,19 @@ def test_every_row_of_the_data_page_is_read(tmp_path: Path) -> None:
     assert [len(row.event or ()) for row in read["table.csv"]] == [1, 2, 0]
     described = set(re.findall(r"^\| `(\w+)` \|", page.split("## The fields")[1].split("\n## ")[0], flags=re.M))
     assert described == set(Row.model_fields)
+
+
+def test_every_message_of_the_troubleshooting_page_is_one_of_the_package() -> None:
+    known: list[str] = []
+    for file in (ROOT / "src/videoreasoner").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                known.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                known.append("".join(p.value if isinstance(p, ast.Constant) else "\0" for p in node.values))
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, flags=re.M)
+    assert len(quoted) > 25
+    for message in quoted:
+        pattern = re.compile(".*".join(re.escape(part) for part in re.split(r" ?\.\.\. ?", message)), re.S)
+        assert any(pattern.search(text) for text in known), f"no message of the package is like: {message}"
