@@ -20,6 +20,7 @@ from experiments.reproduction.results import collect
 from videoreasoner.cli.main import main as videoreasoner
 from videoreasoner.errors import SettingError, VideoReasonerError
 from videoreasoner.utils.files import locked
+from videoreasoner.utils.terminal import one_line
 
 
 def reproduce(recipe: Reproduction, jobs: int, overwrite: bool) -> None:
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             reproduce(recipe, options.jobs, options.overwrite)
     except VideoReasonerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit("stopped; the same command continues")

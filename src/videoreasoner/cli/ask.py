@@ -24,6 +24,7 @@ from videoreasoner.cli.options import (
     takes_settings,
 )
 from videoreasoner.errors import QuestionError, RowError, SettingError
+from videoreasoner.utils.terminal import say
 
 if TYPE_CHECKING:
     from videoreasoner.inference.candidate import LocalCandidate
@@ -138,15 +139,15 @@ def ask(
         answer = load().ask(opened, question, option or (), mode, start_s=start_s, end_s=end_s)
         print_warnings(answer)
         if as_json:
-            typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
+            say(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
         else:
-            typer.echo(describe(answer))
+            say(describe(answer))
         if report is not None:
             from videoreasoner.inference.report.answer_page import write_report
 
             write_report(answer, report, truth, video=opened)
             if not as_json:
-                typer.echo(f"Report        {report}")
+                say(f"Report        {report}")
 
 
 def _truth(
@@ -182,9 +183,9 @@ def _answer_batch(
     with resumable("answering", "rows", go_on) as progress:
         target = sys.stdout.buffer if to_stdout else out
         result = answer_rows(load(), rows, target, mode=mode, video_root=video_root, workers=workers, progress=progress)
-    typer.echo(
+    say(
         f"{out}: {result.answered} answered, {result.resumed} had an answer already, {result.failed} failed",
-        err=to_stdout,
+        to_stderr=to_stdout,
     )
     for reason, ids in list(result.reasons.items())[:_MOST_REASONS]:
         named = ", ".join("a line without an id" if name is None else str(name) for name in ids[:3])

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from videoreasoner.cli.options import ModelOption, load_reasoner
+from videoreasoner.utils.terminal import say
 
 # Pixels. The model sees 32x32, but people like to see more.
 _SIZE = 240
@@ -30,10 +31,10 @@ def demo(
 
     # A folder for each seed, so that nothing has to be replaced.
     folder = out / f"seed-{seed}"
-    typer.echo(f"Making a video of one minute in {folder} ...")
+    say(f"Making a video of one minute in {folder} ...")
     [plain, detail] = make_videos(folder, 1, VideoSettings(seed=seed, subset="held_out", size=_SIZE))
     video = detail.video_path(folder)
-    typer.echo(f"Loading the model {model} ...\n")
+    say(f"Loading the model {model} ...\n")
     reasoner = load_reasoner(model)
     pages = []
     with GuardedVideoFile(video) as opened:
@@ -41,11 +42,9 @@ def demo(
             query = Query(row.question, tuple(row.options or ()))
             answers = {mode: reasoner.ask_many(opened, [query], mode)[0] for mode in ("direct", "focus")}
             truth = (row.options or [])["ABCD".index(row.answer or "A")]
-            typer.echo(f"Question      {row.question}   (true: {truth})")
-            typer.echo(
-                f"Evenly spread {answers['direct'].text}   (mode direct, {answers['direct'].timing['total']:.2f} s)"
-            )
-            typer.echo(describe(answers["focus"]) + "\n")
+            say(f"Question      {row.question}   (true: {truth})")
+            say(f"Evenly spread {answers['direct'].text}   (mode direct, {answers['direct'].timing['total']:.2f} s)")
+            say(describe(answers["focus"]) + "\n")
             print_warnings(answers["focus"])
             name = str(row.id).split("-")[-2]
             record = {mode: answer.to_dict() for mode, answer in answers.items()}
@@ -53,5 +52,5 @@ def demo(
             page = folder / f"answer-{name}.html"
             write_report(answers["focus"], page, row, video=opened)
             pages.append(page)
-    typer.echo(f"Video     {video}\nAnswers  {folder}/answer-plain.json, {folder}/answer-detail.json")
-    typer.echo("\n".join(f"Page     {page}" for page in pages))
+    say(f"Video     {video}\nAnswers  {folder}/answer-plain.json, {folder}/answer-detail.json")
+    say("\n".join(f"Page     {page}" for page in pages))

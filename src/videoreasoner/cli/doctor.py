@@ -9,6 +9,7 @@ import typer
 
 from videoreasoner.cli.options import load_reasoner
 from videoreasoner.inference.doctor import Diagnosis, Finding, diagnose
+from videoreasoner.utils.terminal import say
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -17,7 +18,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     Exit code 1 when the self-check fails.
     """
     found = diagnose(lambda: load_reasoner("tiny"))
-    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else describe(found))
+    say(json.dumps(found.to_dict(), indent=2) if as_json else describe(found))
     if not found.ok:
         raise typer.Exit(1)
 

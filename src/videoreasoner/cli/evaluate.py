@@ -19,6 +19,7 @@ from videoreasoner.cli.options import (
     resumable,
     takes_settings,
 )
+from videoreasoner.utils.terminal import say
 
 if TYPE_CHECKING:
     from videoreasoner.benchmarks.benchmark import Benchmark
@@ -81,7 +82,7 @@ def synthetic(
         benchmark = synthetic_benchmark(videos_dir, videos, video_settings, _SPLITS[split], questions, progress)
     folder = out or Path("out/eval") / f"synthetic-{split}-{Path(model).resolve().name}-{mode}"
     done = _run(benchmark, candidate, folder, mode, workers)
-    typer.echo(metric_tables(done.metrics) + "\n")
+    say(metric_tables(done.metrics) + "\n")
     _close([done])
 
 
@@ -121,9 +122,9 @@ def needle(
     with resumable("making videos", "cells") as progress:
         benchmark = needle_benchmark(videos_dir, grid, videos, size, seed, progress)
     runs = {mode: _run(benchmark, candidate, folder / mode, mode, workers) for mode in ("direct", "focus")}
-    typer.echo(write_sweep(folder, grid, runs, model))
+    say(write_sweep(folder, grid, runs, model))
     _close(list(runs.values()))
-    typer.echo(f"{folder}/needle.json and {folder}/needle.png")
+    say(f"{folder}/needle.json and {folder}/needle.png")
 
 
 @app.command("compare")
@@ -138,8 +139,8 @@ def compare_runs(
 
     a, b = load_run(run_a), load_run(run_b)
     differences = compare(a, b)
-    typer.echo(f"A: {run_a}\nB: {run_b}\n")
-    typer.echo(difference_table(differences))
+    say(f"A: {run_a}\nB: {run_b}\n")
+    say(difference_table(differences))
 
 
 def _check(candidate: Candidate, mode: str, workers: int) -> None:
@@ -164,9 +165,9 @@ def _close(runs: list[BenchmarkRun]) -> None:
     from videoreasoner.errors import EvaluationError
 
     if protocol := protocol_line(runs[0].summary["identity"]["settings"]):
-        typer.echo(f"protocol: {protocol}")
+        say(f"protocol: {protocol}")
     for run in runs:
-        typer.echo(f"{run.folder}: {run.summary['questions']} questions, {run.failed} could not be asked")
+        say(f"{run.folder}: {run.summary['questions']} questions, {run.failed} could not be asked")
     if any(run.failed for run in runs):
         raise EvaluationError(
             "some questions could not be asked and are left out of the metrics; results.jsonl says why, and the same "

@@ -22,6 +22,7 @@ from typer.exceptions import TyperException
 
 from videoreasoner.cli import ask, demo, doctor, evaluate, schema, search, synthetic, train
 from videoreasoner.errors import Stopped, VideoReasonerError
+from videoreasoner.utils.terminal import one_line, say
 from videoreasoner.version import __version__
 
 _STOPPED = 130
@@ -81,7 +82,7 @@ class _Line(logging.Formatter):
     """A record as one line, such as `warning: it is late`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = " ".join(record.getMessage().split())
+        text = one_line(record.getMessage())
         return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
 
 
@@ -113,7 +114,7 @@ app.add_typer(evaluate.app, name="eval")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"videoreasoner {__version__}")
+        say(f"videoreasoner {__version__}")
         raise typer.Exit
 
 
@@ -145,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _wait_for_first_process()
         text = error.format_message() if isinstance(error, TyperException) else str(error)
-        print("error: " + " ".join(text.split()), file=sys.stderr)
+        print(f"error: {one_line(text)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         # A stream has no file name: this is a full disk behind `> answer.txt`.
@@ -173,7 +174,7 @@ def _wait_for_first_process() -> None:
 
 
 def _end_stopped(text: str = "stopped") -> NoReturn:
-    print(" ".join(text.split()), file=sys.stderr)
+    print(one_line(text), file=sys.stderr)
     sys.exit(_STOPPED)
 
 

@@ -11,6 +11,7 @@ import typer
 from videoreasoner.cli.options import DeviceOption, VideoTimeLimitOption, check_report, takes_settings
 from videoreasoner.errors import QuestionError, SettingError
 from videoreasoner.settings import SEARCH_SETTINGS, Settings
+from videoreasoner.utils.terminal import say
 
 if TYPE_CHECKING:
     from videoreasoner.retrieval.search import SearchResult
@@ -67,15 +68,15 @@ def search(
             device = "cuda" if torch.cuda.is_available() else "cpu"
         result = VideoSearch(load_encoder(encoder, device), wanted).find(opened, texts, top)
         if as_json:
-            typer.echo(json.dumps(result.to_dict(), ensure_ascii=False, indent=2))
+            say(json.dumps(result.to_dict(), ensure_ascii=False, indent=2))
         else:
-            typer.echo(_describe(result))
+            say(_describe(result))
         if report is not None:
             from videoreasoner.inference.report.search_page import write_search_report
 
             write_search_report(result, report, opened)
             if not as_json:
-                typer.echo(f"Report  {report}")
+                say(f"Report  {report}")
 
 
 def _check_texts(texts: list[str]) -> list[str]:

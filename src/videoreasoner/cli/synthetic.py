@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from videoreasoner.cli.options import EventShareOption, EventsOption, resumable
+from videoreasoner.utils.terminal import say
 
 app = typer.Typer(help="Make videos with exact truth.", rich_markup_mode=None)
 
@@ -43,4 +44,4 @@ def make(
         rows = make_videos(
             out_dir, videos, settings, questions_per_split=questions, overwrite=overwrite, progress=progress
         )
-    typer.echo(f"{out_dir}: {videos} videos, {len(rows)} rows in plain.jsonl and detail.jsonl")
+    say(f"{out_dir}: {videos} videos, {len(rows)} rows in plain.jsonl and detail.jsonl")

@@ -6,11 +6,10 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-import typer
-
 from videoreasoner.inference.answer import Answer
 from videoreasoner.protocols import NATIVE
 from videoreasoner.tasks import Task, parse_thought
+from videoreasoner.utils.terminal import say
 
 _WIDTH = 60
 _TEXT_WIDTH = 100
@@ -38,7 +37,7 @@ def timeline(answer: Answer, width: int = _WIDTH) -> list[str]:
 def print_warnings(answer: Answer) -> None:
     """One line on stderr for each warning of an answer."""
     for warning in answer.warnings:
-        typer.echo(f"Warning: {warning}", err=True)
+        say(f"Warning: {warning}", to_stderr=True)
 
 
 def describe(answer: Answer) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from videoreasoner.utils.terminal import say
+
 app = typer.Typer(help="Train with recipes: the cold start, then GRPO.", rich_markup_mode=None)
 
 
@@ -16,7 +18,7 @@ def _print_list(wanted: bool) -> None:
 
         for item in shipped():
             needs = "" if item.kind == PROFILES else f"{item.value('model_name_or_path')}; {item.hardware}. "
-            typer.echo(f"{item.name:32} {needs}{item.about}.")
+            say(f"{item.name:32} {needs}{item.about}.")
         raise typer.Exit
 
 
@@ -24,7 +26,7 @@ def _print_file(name: str | None) -> None:
     if name is not None:
         from videoreasoner.training.catalog import find
 
-        typer.echo(find(name).path.read_text(encoding="utf-8"), nl=False)
+        say(find(name).path.read_text(encoding="utf-8"), end="")
         raise typer.Exit
 
 
@@ -32,7 +34,7 @@ def _print_path(name: str | None) -> None:
     if name is not None:
         from videoreasoner.training.catalog import find
 
-        typer.echo(find(name).path)
+        say(str(find(name).path))
         raise typer.Exit
 
 
@@ -129,7 +131,7 @@ def train(
 
     file = recipe_file(recipe, str(context.info_name))
     if show:
-        typer.echo(file.read_text(encoding="utf-8"), nl=False)
+        say(file.read_text(encoding="utf-8"), end="")
         return
     kind, train_recipe = _cold_start() if context.info_name == "cold-start" else _grpo()
     found = load_recipe(file, kind, changes or ())
@@ -140,7 +142,7 @@ def train(
         from videoreasoner.training.planning.memory import Hardware
 
         report = plan(found, Hardware(devices, strategy, device_gb, rows_per_second))
-        typer.echo(report.text)
+        say(report.text)
         if report.problems:
             raise SettingError(f"{recipe}: cannot run in this way: {report.problems[0]}")
         return
@@ -152,7 +154,7 @@ def train(
         raise typer.Exit(130) from interrupt
     # A launcher may have started several processes; only the first one prints.
     if os.environ.get("RANK", "0") == "0":
-        typer.echo(f"{folder}: the trained model")
+        say(f"{folder}: the trained model")
 
 
 def _cold_start() -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Self
 
 from videoreasoner.errors import SettingError, VideoReasonerError
 from videoreasoner.utils.files import locked, replacing
+from videoreasoner.utils.terminal import printable
 
 Record = dict[str, Any]
 
@@ -232,7 +233,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
     # The id comes first, so that the beginning of a line that was cut short is known.
     record = {"id": record["id"], **record}
     try:
-        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        return printable(json.dumps(record, ensure_ascii=False)).encode() + b"\n"
     except UnicodeEncodeError:
         # Half a surrogate pair has no UTF-8; JSON can only escape it.
         return json.dumps(record).encode() + b"\n"

@@ -17,6 +17,7 @@ from transformers import TrainingArguments
 
 from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.runtime.folder import RunFolder
+from videoreasoner.utils.terminal import printable
 
 _LOG_WIDTH = 140
 _WATCHED = ("reward/", "parse_rate/")
@@ -68,9 +69,9 @@ def completions_table(records: Sequence[RolloutRecord], step: int, count: int) -
     for record in _spread(records, count):
         values = [record.rewards[name] for name in names]
         table.add_row(
-            Text(record.question),
+            Text(printable(record.question)),
             record.task,
-            Text(record.completion, overflow="fold"),
+            Text(printable(record.completion), overflow="fold"),
             *("" if value is None else f"{value:.2f}" for value in values),
             f"{record.advantage:.2f}",
         )

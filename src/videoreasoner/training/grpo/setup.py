@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from videoreasoner.training.grpo.retrieval_reward import KeyElementRetrieval
 from videoreasoner.training.grpo.rewards import KEY_ELEMENT_RETRIEVAL, SHIPPED, RewardFunction, Rewards, load_rewards
 from videoreasoner.training.grpo.trainer import GrpoTrainer
 from videoreasoner.training.runtime.setup import prepare, train
+from videoreasoner.utils.terminal import say
 from videoreasoner.video.isolated.file import GuardedVideoFile
 
 
@@ -60,7 +60,7 @@ def reward_sources(rewards: Rewards) -> dict[str, str]:
             sources[name] = hashlib.sha256(inspect.getsource(written).encode()).hexdigest()
         except (OSError, TypeError):
             sources[name] = "not known"
-            print(f"reward {name}: its source cannot be read, so a resumed run cannot tell a change", file=sys.stderr)
+            say(f"reward {name}: its source cannot be read, so a resumed run cannot tell a change", to_stderr=True)
     return sources
 
 

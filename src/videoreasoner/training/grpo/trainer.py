@@ -20,7 +20,6 @@ Deviations from the paper and its code:
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +49,7 @@ from videoreasoner.training.grpo.rollout_log import RolloutLog, ZeroRewardAlarm
 from videoreasoner.training.grpo.rollouts import Rollout, Sampling, sample
 from videoreasoner.training.grpo.scored import ScoredRollouts
 from videoreasoner.training.runtime.trainer import LossFunction, TrainingRun, TreeTrainer
+from videoreasoner.utils.terminal import say
 
 
 @dataclass(eq=False)
@@ -309,7 +309,7 @@ class GrpoTrainer(TreeTrainer):
         metrics = super().collect_metrics()
         if self.args.should_save:
             for message in self.alarm.update(self.state.global_step, metrics):
-                print(f"warning: {message}", file=sys.stderr)
+                say(f"warning: {message}", to_stderr=True)
         return metrics
 
     def _update_reuses_features(self, micro_batches: int) -> bool:

@@ -5,7 +5,6 @@ Greedy, without the event grammar, on a few rows: the parse rate is what the col
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -25,6 +24,7 @@ from videoreasoner.tasks import Task
 from videoreasoner.training.data.examples import Example, ExampleMaker
 from videoreasoner.training.data.sources import Rows, held_out_fields
 from videoreasoner.training.runtime.trainer import TreeTrainer
+from videoreasoner.utils.terminal import say
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class HeldOutSampler(TrainerCallback):
             if self.run.args.should_save:
                 self.run.folder.append("metrics.jsonl", {"step": 0, **before})
         if self.why_not and self.run.args.should_save:
-            print(f"no outputs are sampled: {self.why_not}", file=sys.stderr)
+            say(f"no outputs are sampled: {self.why_not}", to_stderr=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         due = state.global_step % self.run.recipe.eval_steps == 0 or state.global_step == state.max_steps
@@ -143,7 +143,7 @@ def _usable(maker: ExampleMaker, rows: Sequence[tuple[Rows, Row]]) -> Iterator[E
         try:
             yield maker.example(source.name, row, row.video_path(source.video_root))
         except (RowError, QuestionError, VideoError) as error:
-            print(f"eval_data: {source.name}, row {row.id} is left out: {error}", file=sys.stderr)
+            say(f"eval_data: {source.name}, row {row.id} is left out: {error}", to_stderr=True)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from videoreasoner.training.runtime.trainer import TreeTrainer
+from videoreasoner.utils.terminal import say
 
 # A launcher forwards its own Ctrl-C, and a cluster announces the end of a job, by SIGTERM.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -65,4 +65,4 @@ class Interruption(TrainerCallback):
             raise KeyboardInterrupt
         self._is_asked = True
         if self._trainer.is_world_process_zero():
-            print("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once", file=sys.stderr)
+            say("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once", to_stderr=True)

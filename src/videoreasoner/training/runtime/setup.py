@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +23,7 @@ from videoreasoner.training.runtime.interruption import Interruption
 from videoreasoner.training.runtime.metrics_file import MetricsFile
 from videoreasoner.training.runtime.progress import TrainingProgress
 from videoreasoner.training.runtime.trainer import TrainingRun, TreeTrainer
+from videoreasoner.utils.terminal import say
 
 
 def prepare(
@@ -51,7 +51,7 @@ def prepare(
     data = read_data(recipe)
     lettered = sum(row.had_letters for rows in (*data.sources, *data.held_out) for row in rows.rows)
     if lettered and args.process_index == 0:
-        print(f"note: the letters that the options of {lettered} rows bring along are left out", file=sys.stderr)
+        say(f"note: the letters that the options of {lettered} rows bring along are left out", to_stderr=True)
     sampler = RowSampler([len(rows) for rows in data.sources], [rows.weight for rows in data.sources], recipe.seed)
     if recipe.max_steps < 0:
         args.max_steps = total_steps(recipe.num_train_epochs, sampler.epoch_rows, step_rows) * steps_per_rollout
@@ -128,7 +128,7 @@ def _train(trainer: TreeTrainer) -> None:
         if run.args.process_index == 0:
             last = run.folder.last_checkpoint()
             onward = f"the same command goes on from {last}" if last else "there is no checkpoint yet"
-            print(f"stopped at step {trainer.state.global_step} of {run.args.max_steps}; {onward}", file=sys.stderr)
+            say(f"stopped at step {trainer.state.global_step} of {run.args.max_steps}; {onward}", to_stderr=True)
         raise
     finally:
         progress.close()
