@@ -134,7 +134,7 @@ def _train(trainer: TreeTrainer) -> None:
         progress.close()
     files = finish(trainer)
     if run.recipe.push_to_hub and run.args.process_index == 0:
-        print(f"uploaded to {push_model(run.recipe, run.folder.path, files)}", file=sys.stderr)
+        say(f"uploaded to {push_model(run.recipe, run.folder.path, files)}", to_stderr=True)
 
 
 def finish(trainer: TreeTrainer) -> list[str]:
