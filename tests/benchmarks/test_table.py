@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 from videoreasoner.benchmarks.compare import Difference
 from videoreasoner.benchmarks.table import difference_table, metric_tables
 from videoreasoner.utils.intervals import Estimate
@@ -24,6 +26,15 @@ def test_shares_are_per_cent_overlaps_are_shares_and_costs_are_amounts() -> None
         "seconds": "1.50 [1.38, 1.62]",
         "frames": "16.0 [15.9, 16.1]",
     }
+
+
+def test_amounts_and_differences_of_one_video_have_no_interval() -> None:
+    one = Estimate(1.5, -math.inf, math.inf, 2)
+    assert "1.50 (one video: no interval)" in metric_tables({"all": {"all": {"seconds": one}}})
+    table = difference_table([Difference("all", "all", name, 1.0, 2.5, one) for name in ("answer", "seconds")])
+    assert "+150.0 (one video: no interval)" in table
+    assert "+1.50 (one video: no interval)" in table
+    assert "inf" not in table
 
 
 def test_each_grouping_has_a_table_unless_it_has_too_many_groups() -> None:

@@ -23,7 +23,7 @@ from videoreasoner.engines.engine import Reply
 from videoreasoner.errors import MissingExtraError, RowError, SettingError, VideoError
 from videoreasoner.inference.batch import BatchResult, answer_rows
 from videoreasoner.inference.candidate import LocalCandidate
-from videoreasoner.inference.query import MAX_QUESTION_CHARACTERS
+from videoreasoner.inference.query import LETTERS_NOTE, MAX_QUESTION_CHARACTERS
 from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.tasks import Task
 from videoreasoner.utils.files import locked
@@ -101,6 +101,13 @@ def test_every_row_is_answered_in_order_with_its_row(folder: Path) -> None:
     assert run.records[1]["choice"] in ("A", "B")
     assert {(record["mode"], record["model"]) for record in run.records} == {("direct", "fake")}
     assert run.progress == [(n, 4) for n in range(5)]
+
+
+def test_letters_that_options_bring_along_are_noted(folder: Path) -> None:
+    options = (["A. red", "B. blue"], ["red", "blue"])
+    lettered, plain = Run(folder, [_row(number, options=of) for number, of in enumerate(options)]).records
+    assert lettered["notes"] == [LETTERS_NOTE, *plain["notes"]]
+    assert LETTERS_NOTE not in plain["notes"]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -141,3 +141,14 @@ def test_intervals_of_answers_hold_the_truth_in_95_of_100(
     total = math.sqrt(sum(deviation**2 for deviation in case[2:]))
     samples = draw(np.random.default_rng(2), (RUNS,), case) < NormalDist(0, total).inv_cdf(share)
     assert coverage(samples.astype(float), share, is_share=True) >= 0.945
+
+
+def test_one_video_is_shown_without_an_interval_and_two_with_one() -> None:
+    none = "(one video: no interval)"
+    values, one = [0.25, 0.75, 0.5], ["a"] * 3
+    assert estimate(values, one, is_share=True).percent() == f"50.0 % {none}"
+    assert estimate(values, one, is_share=True).share() == f"0.500 {none}"
+    assert estimate(values, one).points() == f"+50.0 {none}"
+    for shares in ([0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.25, 0.5]):
+        assert none not in estimate(shares, is_share=True).percent()
+        assert none not in estimate(shares).points()

@@ -36,9 +36,8 @@ def difference_table(differences: Sequence[Difference]) -> str:
             if item.key != ALL:
                 continue
             digits = _AMOUNTS[item.metric]
-            low, high = item.paired.low, item.paired.high
             shown = [f"{item.a:.{digits}f}", f"{item.b:.{digits}f}"]
-            shown += [f"{item.paired.mean:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"]
+            shown += [f"{item.paired.mean:+.{digits}f} {item.paired.interval(1, digits)}"]
         else:
             shown = [f"{100 * item.a:.1f} %", f"{100 * item.b:.1f} %", item.paired.points()]
         body.append([group, item.metric, *shown, str(item.paired.count)])
@@ -54,7 +53,7 @@ def _cell(name: str, value: Estimate | None) -> str:
         return ""
     if name in _AMOUNTS:
         digits = _AMOUNTS[name]
-        return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+        return f"{value.mean:.{digits}f} {value.interval(1, digits)}"
     return value.share() if name.startswith("event_iou") else value.percent()
 
 

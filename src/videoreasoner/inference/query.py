@@ -13,6 +13,7 @@ Mode = Literal["focus", "direct", "think"]
 """focus: locate, look densely, answer. direct: one pass over evenly spread frames. think: one pass, reason in text."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+LETTERS_NOTE = "the letters that the options bring along were left out"
 MAX_QUESTION_CHARACTERS = 20_000
 
 
@@ -80,4 +81,4 @@ class Query:
         if plain_options != self.options:
             # The way to set a field of a frozen dataclass.
             object.__setattr__(self, "options", plain_options)
-            object.__setattr__(self, "notes", ("the letters that the options bring along were left out",))
+            object.__setattr__(self, "notes", (LETTERS_NOTE,))

@@ -13,7 +13,7 @@ import torch
 
 from videoreasoner.errors import RowError, VideoError, VideoReasonerError
 from videoreasoner.inference.answer import Answer
-from videoreasoner.inference.query import Query
+from videoreasoner.inference.query import LETTERS_NOTE, Query
 from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.rows import Row
 from videoreasoner.utils.jsonl import Record
@@ -49,8 +49,10 @@ def answer_records(reasoner: Reasoner, rows: Sequence[Row], mode: str, video_roo
                 left = [query for query in queries[number:] if isinstance(query, Query)]
                 answers = reasoner.iter_answers(name, left, mode)
             try:
-                answer = next(answers).to_dict()
-                yield {"id": row.json_id, **answer, "row": as_data(row), "engine": engine}
+                answer = next(answers)
+                # Reading the row left them out, so the query does not know of them.
+                notes = [*([LETTERS_NOTE] if row.had_letters else []), *answer.notes]
+                yield {"id": row.json_id, **answer.to_dict(), "notes": notes, "row": as_data(row), "engine": engine}
                 continue
             except VideoError as caught:
                 error = video_error = str(caught)

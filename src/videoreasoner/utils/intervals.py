@@ -25,15 +25,21 @@ class Estimate:
 
     def percent(self) -> str:
         """`81.2 % [77.6, 84.6]`."""
-        return f"{100 * self.mean:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return f"{100 * self.mean:.1f} % {self.interval(100, 1)}"
 
     def share(self) -> str:
         """`0.643 [0.621, 0.664]`."""
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f} {self.interval(1, 3)}"
 
     def points(self) -> str:
         """A difference of two shares, in points of per cent: `+12.0 [-3.1, 27.0]`."""
-        return f"{100 * self.mean:+.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return f"{100 * self.mean:+.1f} {self.interval(100, 1)}"
+
+    def interval(self, scale: float, digits: int) -> str:
+        """`[77.6, 84.6]`; of a single video, which says nothing about others, that there is none."""
+        if math.isinf(self.high) or (self.low, self.high) == (0, 1):
+            return "(one video: no interval)"
+        return f"[{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
 
 
 def estimate(
