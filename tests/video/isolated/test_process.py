@@ -129,3 +129,46 @@ def test_it_works_in_a_daemonic_process_and_a_fork_gets_its_own(
     assert times_s == [1.0]
     assert pid not in {_child(video), *(each.pid for each in process._idle)}
     assert len(video.frames_at([0.0])) == 1
+
+
+def test_a_process_is_replaced_after_many_videos_and_open_videos_go_on(
+    short: Path, video: GuardedVideoFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process._end_idle()
+    monkeypatch.setattr(process, "_MOST_VIDEOS", 3)
+    pids = []
+    for _ in range(7):
+        with GuardedVideoFile(short) as each:
+            pids.append(_child(each))
+    assert pids == [pids[0]] * 3 + [pids[3]] * 3 + [pids[6]]
+    assert len(set(pids)) == 3
+    assert [_is_running(pid) for pid in (pids[0], pids[3])] == [False, False]
+    assert len(video.frames_at([0.0])) == 1
+
+
+_WAIT_FOR_THE_PARENT = """
+import os, sys
+from videoreasoner.video.isolated import child
+def no_such_call(*_): raise OSError
+if sys.argv[2] == "by looking": os.pidfd_open = no_such_call
+child._LOOK_EVERY_S = 0.1 if sys.argv[2] == "by looking" else 1e6
+os._exit = lambda code: print("ended", flush=True) or sys.exit()
+print("waits", flush=True)
+child._end_with(int(sys.argv[1]))
+"""
+_START_AND_WAIT = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid()), sys.argv[2]])
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("told", ["by the kernel", "by looking"])
+def test_it_learns_of_its_parents_end(told: str) -> None:
+    command = [sys.executable, "-c", _START_AND_WAIT, _WAIT_FOR_THE_PARENT, told]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "waits\n"
+    parent.kill()
+    # The pipe is closed when the child has ended, too.
+    assert parent.communicate(timeout=30)[0] == "ended\n"

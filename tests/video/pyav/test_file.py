@@ -556,3 +556,37 @@ def test_ffmpeg_writes_nothing_to_stderr(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("moment", ["before the table", "after the table", "between two frames"])
+def test_frames_of_one_file_and_the_table_of_another_are_not_mixed(moment: str, tmp_path: Path) -> None:
+    path = Recipe("video.mp4", count=20, options={"g": "5"}).make(tmp_path)
+    other = Recipe("other.mp4", count=30, options={"g": "5"}).make(tmp_path)
+    with VideoFile(path, threads=1) as video:
+        times_s = np.arange(20) / 25
+        frames = iter(())
+        if moment != "before the table":
+            assert len(video.frame_times_s) == 20
+        if moment == "between two frames":
+            frames = video.iter_frames_at(times_s)
+            next(frames)
+        other.rename(path)
+        with pytest.raises(VideoError, match="the file changed while it was used"):
+            print(list(frames), video.frames_at(times_s))
+
+
+def test_frames_with_the_same_time_are_said(tmp_path: Path) -> None:
+    target = tmp_path / "doubled.mkv"
+    path = Recipe("video.mkv", codec="mjpeg", count=10, pixel_format="yuvj420p").make(tmp_path)
+    with av.open(str(path)) as source, av.open(str(target), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in (each for each in source.demux(video=0) if each.size):
+            # The frames at 0.20 s and 0.24 s are now both at 0.20 s.
+            packet.pts = packet.dts = 200 if packet.pts == 240 else packet.pts
+            packet.stream = stream
+            copy.mux(packet)
+    with VideoFile(target) as video:
+        assert len(video.frame_times_s) == 9
+        expected = _straight(path)
+        assert np.array_equal(video.frames_at([0.20, 0.28]).pixels, [expected[5], expected[7]])
+        assert video.problems == ["1 of 10 frames have the time of another frame; the first of each is shown."]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,27 @@ def test_a_source_may_be_opened_several_times(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="no such file"):
         Source(str(tmp_path / "gone.mp4"), 1.0).open(1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path, other: other.rename(path),
+        lambda path, other: path.write_bytes(other.read_bytes()),
+        lambda path, other: path.open("ab").write(b"more"),
+        lambda path, other: os.truncate(path, 1000),
+        lambda path, other: path.unlink(),
+    ],
+)
+def test_a_file_that_changes_is_noticed(change: Callable[[Path, Path], object], tmp_path: Path) -> None:
+    path, other = (Recipe(name, count=3).make(tmp_path) for name in ("video.mp4", "other.mp4"))
+    os.utime(path, (1e9, 1e9))
+    for name in (str(path), path.as_uri()):
+        source = Source(name, 1.0)
+        source.open(1)[0].close()
+        source.check_unchanged()
+    change(path, other)
+    with pytest.raises(VideoError, match="the file changed while it was used"):
+        source.check_unchanged()
+    with pytest.raises(VideoError):
+        source.open(1)

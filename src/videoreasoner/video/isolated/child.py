@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import threading
 import time
@@ -25,6 +26,8 @@ from videoreasoner.errors import VideoError, VideoReasonerError
 from videoreasoner.video.pyav.file import VideoFile
 
 Reply = dict[str, Any]
+# Seconds between two looks for the parent, where the kernel does not tell that it has ended.
+_LOOK_EVERY_S = 1.0
 
 
 class DecoderServer:
@@ -107,9 +110,21 @@ class DecoderServer:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent has ended."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
+    """End this process when its parent has ended.
+
+    PR_SET_PDEATHSIG does not serve: it fires when the thread that started this process ends.
+    """
+    try:
+        # Readable once that process has ended.
+        ended = os.pidfd_open(parent)
+    except (AttributeError, OSError):
+        # There is no such call before Linux 5.3, in Pythons built for older ones, and in some sandboxes.
+        while os.getppid() == parent:
+            time.sleep(_LOOK_EVERY_S)
+    else:
+        # The number of a parent that had ended before may belong to another process by now.
+        if os.getppid() == parent:
+            select.select([ended], [], [])
     os._exit(1)
 
 

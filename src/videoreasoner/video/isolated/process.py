@@ -14,12 +14,19 @@ from videoreasoner import errors
 
 # Starting a process takes about 0.4 s, many times what a short video takes to decode, so the next video uses it again.
 _MOST_IDLE = 2
+# FFmpeg leaves about 12 KB behind for each H.264 video, so a process is replaced after some time.
+_MOST_VIDEOS = 500
 
 
 class DecoderProcess:
-    """A running `videoreasoner.video.isolated.child`, and the connection to it."""
+    """A running `videoreasoner.video.isolated.child`, and the connection to it.
+
+    Attributes:
+        videos: how many it has been taken for so far.
+    """
 
     def __init__(self) -> None:
+        self.videos = 0
         self.connection, theirs = multiprocessing.Pipe()
         package = str(Path(errors.__file__).parents[1])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -71,17 +78,16 @@ def start_decoder() -> None:
 
 def take_process() -> DecoderProcess:
     """A process for one video: an idle one, or a new one."""
-    while _idle:
-        process = _idle.pop()
-        if process.is_alive():
-            return process
-        process.kill()
-    return DecoderProcess()
+    while _idle and not _idle[-1].is_alive():
+        _idle.pop().kill()
+    process = _idle.pop() if _idle else DecoderProcess()
+    process.videos += 1
+    return process
 
 
 def give_back(process: DecoderProcess) -> None:
-    """Keep a process whose video has been closed for the next video."""
-    if len(_idle) < _MOST_IDLE:
+    """Keep a process whose video has been closed for the next video, unless it has served many."""
+    if len(_idle) < _MOST_IDLE and process.videos < _MOST_VIDEOS:
         _idle.append(process)
     else:
         process.kill()

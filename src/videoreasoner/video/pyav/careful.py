@@ -120,6 +120,7 @@ class CarefulDecoder:
             container, stream = self._open()
             with container:
                 index, problems = scan(container, stream, self._first_stamp)
+            self._source.check_unchanged()
             for problem in problems:
                 self._notes.add(problem)
             if not len(index.stamps):

@@ -197,6 +197,7 @@ class VideoFile:
         self._careful.check_open()
         index = self._careful.index
         runs = plan_runs(positions.tolist(), index, self._threads)
+        self._source.check_unchanged()
         for run, images in self._planned.decode(runs, index, shape):
             times_s = index.seconds(index.stamps[list(run.positions)]).tolist()
             done = 0
@@ -207,6 +208,7 @@ class VideoFile:
             for position in run.positions[done:]:
                 picture = self._careful.find(position)
                 yield self._careful.seconds(picture.stamp), self._converter.image(picture.frame, shape)
+            self._source.check_unchanged()
 
 
 def _nearest(sorted_s: NDArray[np.float64], wanted_s: NDArray[np.float64]) -> NDArray[np.int64]:

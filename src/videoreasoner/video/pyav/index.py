@@ -111,6 +111,9 @@ def scan(container: InputContainer, stream: VideoStream, first_stamp: int | None
     except FFmpegError as error:
         problems.append(f"The file could be read up to frame {len(entries)} only ({error.strerror}).")
     index = _table(entries, stream, first_stamp)
+    times = [entry.pts for entry in entries if entry.is_shown]
+    if not index.counted and (hidden := len(times) - len(set(times))):
+        problems.append(f"{hidden} of {len(times)} frames have the time of another frame; the first of each is shown.")
     there_s, stated_s, slack_s = _lengths(container, stream, len(entries), index)
     if there_s + slack_s < stated_s:
         problems.append(

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from typing import NamedTuple
+
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from videoreasoner.errors import VideoError
 from videoreasoner.video.pyav.download import fetch_whole
-from videoreasoner.video.pyav.opening import open_stream
+from videoreasoner.video.pyav.opening import local_path, open_stream
+
+
+class _Identity(NamedTuple):
+    """What changes when a file is replaced or written to."""
+
+    device: int
+    number: int
+    size: int
+    modified_ns: int
 
 
 class Source:
     """A file or address. What a server gives as a whole only is fetched once, and kept until `close`.
+
+    A file must stay the same while it is used: the frame table of one video and the pictures of another make wrong
+    frames. Of an address this is not known.
 
     Args:
         name: a path or an address, as it appears in messages.
@@ -24,6 +39,7 @@ class Source:
     def __init__(self, name: str, download_limit_mb: float) -> None:
         self.name = name
         self._download = fetch_whole(name, download_limit_mb)
+        self._identity = self._look()
 
     def close(self) -> None:
         if self._download is not None:
@@ -33,12 +49,37 @@ class Source:
         """Open it once more; see `open_stream`.
 
         Raises:
-            VideoError: it cannot be opened, or holds no video that FFmpeg can decode.
+            VideoError: it cannot be opened, holds no video that FFmpeg can decode, or has changed.
         """
         if self._download is None:
-            return open_stream(self.name, threads)
+            # What is wrong with a file that is gone, `open_stream` says.
+            opened = open_stream(self.name, threads)
+            try:
+                self.check_unchanged()
+            except VideoError:
+                opened[0].close()
+                raise
+            return opened
         path = f"/proc/self/fd/{self._download.fileno()}"
         try:
             return open_stream(path, threads)
         except VideoError as error:
             raise VideoError(self.name + str(error).removeprefix(path)) from error
+
+    def check_unchanged(self) -> None:
+        """Raises:
+        VideoError: the file is another one than at first, or has been written to.
+        """
+        if self._look() != self._identity:
+            raise VideoError(f"{self.name}: the file changed while it was used; open it again when it is complete.")
+
+    def _look(self) -> _Identity | None:
+        """None for what is not a file on this machine, and for a file that is not there."""
+        path = local_path(self.name)
+        if path is None:
+            return None
+        try:
+            found = os.stat(path)
+        except (OSError, ValueError):
+            return None
+        return _Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
