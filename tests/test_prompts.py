@@ -26,7 +26,7 @@ def test_the_user_turn_holds_each_part_once_and_in_order(question, options, head
 @pytest.mark.parametrize("prefix", ["Answer: ", "Answer:", "Answer\n", "Answer:\n ", "Answer:\t", ""])
 @pytest.mark.parametrize("keeps", [False, True])
 def test_prefix_and_completion_are_one_text(task, prefix, keeps):
-    prompts = Prompts(prefixes=dict.fromkeys(Task, prefix), prefix_keeps_blanks=keeps)
+    prompts = Prompts(prefixes=dict.fromkeys(Task, prefix), prefix_keeps_space=keeps)
     between = "" if prefix.endswith((" ", "\n")) or (not keeps and prefix in ("", "Answer:\t")) else " "
     assert prompts.prefix(task) + prompts.completion(task, "B") == f"{prefix}{between}B"
     assert prompts.prefix(task) == (prefix if keeps else prefix.rstrip(" \t"))
@@ -34,21 +34,21 @@ def test_prefix_and_completion_are_one_text(task, prefix, keeps):
 
 @pytest.mark.parametrize("prompts", [Prompts(), Prompts.preset("published")])
 @pytest.mark.parametrize("task", Task)
-def test_the_blank_begins_the_completion(prompts, task):
+def test_the_space_begins_the_completion(prompts, task):
     assert not prompts.prefix(task)[-1].isspace()
     for text in ("red", " red", "\nred\n"):
         assert prompts.completion(task, text) == " red"
     assert prompts.completion(task, " ") == ""
 
 
-def test_an_event_follows_its_prefix_without_a_blank():
+def test_an_event_follows_its_prefix_without_a_space():
     event = "<|event_start|>[0.10, 0.20]<|event_end|>"
     assert Prompts().completion(Task.EVENT, event) == event
     # Elsewhere the same characters are words.
     assert Prompts().completion(Task.ANSWER, event) == f" {event}"
 
 
-def test_no_default_prefix_ends_in_a_blank():
+def test_no_default_prefix_ends_in_a_space():
     assert [prefix for prefix in Prompts().prefixes.values() if prefix != prefix.rstrip()] == []
 
 

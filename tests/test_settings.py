@@ -110,10 +110,10 @@ def test_sampling_takes_its_part():
     assert Settings().sampling == SamplingSettings()
 
 
-def test_a_file_from_before_blanks_were_moved_keeps_them(tmp_path):
+def test_a_file_from_before_spaces_were_moved_keeps_them(tmp_path):
     Settings(prompts=Prompts.preset("published")).save(tmp_path)
     content = json.loads((tmp_path / SETTINGS_FILE).read_text())
-    assert content["prompts"].pop("prefix_keeps_blanks") is False
+    assert content["prompts"].pop("prefix_keeps_space") is False
     (tmp_path / SETTINGS_FILE).write_text(json.dumps(content))
     old = Settings.load(tmp_path)
     assert old.prompts.prefix(Task.ANSWER) == "The answer is: "

@@ -65,7 +65,7 @@ def test_events_outside_the_video_are_still_readable(start, length):
         (f"It is here: {event('[0.1, 0.2]')}.", (1.0, 2.0)),
     ],
 )
-def test_events_are_read_with_blanks_and_words_around(text, expected):
+def test_events_are_read_with_spaces_and_words_around(text, expected):
     span = parse_event(text, 10.0)
     assert span is not None
     assert (span.start_s, span.end_s) == pytest.approx(expected)

@@ -1,8 +1,8 @@
 """The text around a question. It is saved with every checkpoint, so that inference asks as training did.
 
 A task prefix and the completion behind it are one text. Qwen's vocabulary has a token for " red" and another for "red",
-so the blank between the two must be on the same side everywhere. It begins the completion: "The answer is:" + " red"
-has the tokens of "The answer is: red". A prefix that kept its blank would end in a token that stands for a blank alone,
+so the space between the two must be on the same side everywhere. It begins the completion: "The answer is:" + " red"
+has the tokens of "The answer is: red". A prefix that kept its space would end in a token that stands for a space alone,
 and the completion would begin with a token that the model rarely saw behind one.
 """
 
@@ -23,7 +23,7 @@ DEFAULT_INSTRUCTION = (
 )
 
 
-_BLANKS = " \t"
+_SPACES = " \t"
 _LINE_ENDS = ("\n", "\r")
 
 
@@ -47,8 +47,8 @@ class Prompts(BaseModel):
             Task.THINK: THINK_START,
         }
     )
-    prefix_keeps_blanks: bool = False
-    """Whether blanks at the end of a prefix are tokenised with the prefix, and completions begin without one. The
+    prefix_keeps_space: bool = False
+    """Whether spaces at the end of a prefix are tokenised with the prefix, and completions begin without one. The
     checkpoints from before this field existed expect it; see `Settings.load`."""
     answer_style: Literal["letter", "words"] = "letter"
     """What the model writes when there are options: the letter or the words of the option."""
@@ -93,23 +93,23 @@ class Prompts(BaseModel):
         return "\n".join(lines)
 
     def prefix(self, task: Task) -> str:
-        """The text of a task prefix that is given to a model; blanks at its end begin the completion instead."""
+        """The text of a task prefix that is given to a model; spaces at its end begin the completion instead."""
         text = self.prefixes[task]
-        return text if self.prefix_keeps_blanks else text.rstrip(_BLANKS)
+        return text if self.prefix_keeps_space else text.rstrip(_SPACES)
 
     def completion(self, task: Task, text: str) -> str:
-        """The text behind `prefix(task)`, with the blank between the two.
+        """The text behind `prefix(task)`, with the space between the two.
 
-        There is none behind a line break and none in front of an event token, where a blank would be a token of its
+        There is none behind a line break and none in front of an event token, where a space would be a token of its
         own.
         """
-        if self.prefix_keeps_blanks:
+        if self.prefix_keeps_space:
             return text if self.prefixes[task].endswith((" ", "\n")) else f" {text}"
         text, given = text.strip(), self.prefix(task)
         if not text or (task is Task.EVENT and text.startswith(EVENT_START)):
             return text
-        blanks = self.prefixes[task][len(given) :]
-        return (blanks or ("" if not given or given.endswith(_LINE_ENDS) else " ")) + text
+        spaces = self.prefixes[task][len(given) :]
+        return (spaces or ("" if not given or given.endswith(_LINE_ENDS) else " ")) + text
 
     def option_texts(self, options: Sequence[str]) -> list[str]:
         """What the model would write for each option.

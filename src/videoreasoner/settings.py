@@ -128,9 +128,9 @@ class Settings(BaseModel):
             return cls()
         try:
             content = read_json(path, _MOST_BYTES)
-            # Checkpoints without the field were trained with the blanks at the end of each prefix.
+            # Checkpoints without the field were trained with the spaces at the end of each prefix.
             if isinstance(content, dict) and isinstance(content.get("prompts"), dict):
-                content["prompts"].setdefault("prefix_keeps_blanks", True)
+                content["prompts"].setdefault("prefix_keeps_space", True)
             return cls.model_validate(content)
         except ValidationError as error:
             raise CheckpointError(f"{path}: {explain(error, cls, 'setting')}") from error

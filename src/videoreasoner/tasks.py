@@ -26,7 +26,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # A letter that cannot be an article: with punctuation behind it (but not as in "e.g."), or alone on its line.
 _LETTER = re.compile(r"\(?([A-Za-z])(?:\)|[:,]|\.(?!\w\.)|[^\S\n]*(?:$|\n|[-\u2013\u2014:]\s))")
 _LETTER_AND_WORDS = re.compile(r"\(?([A-Za-z])\s+(.+)", re.DOTALL)
-# "A. red", "(A) red", "A: red"; a letter and a blank alone may be words.
+# "A. red", "(A) red", "A: red"; a letter and a space alone may be words.
 _OWN_LETTER = re.compile(r"\s*\(?([A-Z])[.):]\s+(\S|\S.*\S)\s*", re.DOTALL)
 # English words of one letter.
 _WORDS_OF_A_LETTER = "AI"
@@ -78,7 +78,7 @@ def key_elements_text(elements: Sequence[str]) -> str:
 
 
 def parse_key_elements(text: str) -> list[str]:
-    """Words between commas; blanks, event tokens and repetitions (whatever their case) dropped, order kept."""
+    """Words between commas; empty ones, event tokens and repetitions (whatever their case) dropped, order kept."""
     seen: dict[str, str] = {}
     for part in re.split(r"[,;\n]", without_event_tokens(text)):
         element = _bare(part)
@@ -167,7 +167,7 @@ def without_event_tokens(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """Without the blanks and full stops around it."""
+    """Without the spaces and full stops around it."""
     return re.sub(r"^[\s.]+|[\s.]+$", "", text)
 
 

@@ -107,8 +107,8 @@ def test_targets_hold_as_many_event_tokens_as_their_text(text):
 
 @pytest.mark.parametrize("prefix", ["The answer is: ", "The answer is:", "The answer is:\n"])
 @pytest.mark.parametrize("keeps", [False, True])
-def test_prefix_and_completion_have_one_blank_between_them(prefix, keeps):
-    made = encoder(Prompts(prefixes=dict.fromkeys(Task, prefix), prefix_keeps_blanks=keeps))
+def test_prefix_and_completion_have_one_space_between_them(prefix, keeps):
+    made = encoder(Prompts(prefixes=dict.fromkeys(Task, prefix), prefix_keeps_space=keeps))
     for task in Task:
         whole = (*made.prefix(task), *made.completion(task, "red circle"))
         separator = "" if prefix[-1].isspace() else " "
@@ -121,7 +121,7 @@ def test_only_an_event_holds_event_tokens(text, task):
 
 
 @given(BENIGN)
-def test_decoding_a_completion_drops_the_end_and_the_blanks(text):
+def test_decoding_a_completion_drops_the_end_and_the_spaces(text):
     made = encoder()
     assert made.decode([*made.completion(Task.ANSWER, text), made.end_id]) == text.strip()
 

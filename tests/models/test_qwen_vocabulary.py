@@ -19,7 +19,7 @@ PROMPTS = {
     "published": Prompts.preset("published"),
     "line breaks": Prompts(prefixes=dict.fromkeys(Task, "Answer:\n")),
     "no prefix": Prompts(prefixes=dict.fromkeys(Task, "")),
-    "two blanks": Prompts(prefixes=dict.fromkeys(Task, "It is  ")),
+    "two spaces": Prompts(prefixes=dict.fromkeys(Task, "It is  ")),
 }
 WORDS = [
     "red", "Red", "A", "B.", "12", "3.5", "40 %", "1,200", "don't", "'s", "...", "(", "naïve", "é", "e\u0301", "\u0301",
@@ -39,7 +39,7 @@ def encoder(name="default"):
 
 
 def random_text(rng):
-    """Words, blanks, digits and any other character, most of them apart by a blank."""
+    """Words, spaces, digits and any other character, most of them apart by a space."""
     parts = []
     for _ in range(rng.randrange(8)):
         if rng.random() < 0.7:
@@ -79,8 +79,8 @@ def test_prefix_and_completion_have_the_ids_of_the_joined_text(name, task):
 
 
 @pytest.mark.parametrize("name", ["default", "published"])
-def test_no_token_stands_for_a_blank_alone(name):
-    made, blank = encoder(name), tokenizer().convert_tokens_to_ids("Ġ")
+def test_no_token_stands_for_a_space_alone(name):
+    made, space = encoder(name), tokenizer().convert_tokens_to_ids("Ġ")
     event = f"{EVENT_START}[0.12, 0.47]{EVENT_END}"
     for task, text in [
         (Task.EVENT, event),
@@ -89,8 +89,8 @@ def test_no_token_stands_for_a_blank_alone(name):
         (Task.THINK, "a"),
     ]:
         whole = [*made.prefix(task), *made.completion(task, text)]
-        # A number is written digit by digit, behind the token of a blank.
-        assert blank not in whole[: whole.index(made.ids[EVENT_START]) + 1 if task is Task.EVENT else None], task
+        # A number is written digit by digit, behind the token of a space.
+        assert space not in whole[: whole.index(made.ids[EVENT_START]) + 1 if task is Task.EVENT else None], task
     assert tokenizer().convert_ids_to_tokens(made.completion(Task.ANSWER, "red")) == ["Ġred"]
     assert tokenizer().convert_ids_to_tokens(made.completion(Task.EVENT, event))[0] == EVENT_START
 
@@ -101,8 +101,8 @@ def test_a_letter_is_one_token():
     assert [tokenizer().convert_ids_to_tokens(ids) for ids in letters] == [[f"Ġ{letter}"] for letter in LETTERS]
 
 
-def test_checkpoints_that_keep_their_blanks_have_the_ids_that_they_were_trained_with():
-    made = PromptEncoder(tokenizer(), Prompts.preset("published").model_copy(update={"prefix_keeps_blanks": True}))
+def test_checkpoints_that_keep_their_spaces_have_the_ids_that_they_were_trained_with():
+    made = PromptEncoder(tokenizer(), Prompts.preset("published").model_copy(update={"prefix_keeps_space": True}))
     assert tokenizer().convert_ids_to_tokens([*made.prefix(Task.ANSWER), *made.completion(Task.ANSWER, "red")]) == [
         "The", "Ġanswer", "Ġis", ":", "Ġ", "red",
     ]  # fmt: skip
