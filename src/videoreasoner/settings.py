@@ -26,10 +26,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    frame_budget: int = Field(64, ge=2, description="most frames that a pass looks at")
-    sparse_rate_fps: float = Field(2.0, gt=0, description="most frames per second over the whole video")
+    frame_budget: int = Field(64, ge=2, description="largest number of frames in a pass")
+    sparse_rate_fps: float = Field(2.0, gt=0, description="largest frame rate over the whole video")
     dense_share: float = Field(0.5, ge=0, le=1, description="share of the frame budget for key spans, 0 to 1")
-    dense_rate_fps: float = Field(6.0, gt=0, description="most frames per second in key spans")
+    dense_rate_fps: float = Field(6.0, gt=0, description="largest frame rate in key spans")
     sparse_seek: Literal["exact", "keyframe"] = Field(
         "exact",
         description="exact: sparse frames at even times; keyframe: on the nearest key frames, which is much faster",
@@ -41,13 +41,11 @@ class Settings(BaseModel):
         "ordered",
         description="published: min_pixels may be the larger one; it then enlarges frames that are below max_pixels",
     )
-    encoder: str | None = Field(
-        None, description="text-image encoder that finds keyframes; none: the event alone is used"
-    )
+    encoder: str | None = Field(None, description="text-image encoder that finds keyframes; none: use the event alone")
     retrieval_rate_fps: float = Field(1.0, gt=0, description="frames per second that the encoder looks at")
-    retrieval_max_frames: int = Field(768, ge=1, description="most frames that the encoder looks at")
+    retrieval_max_frames: int = Field(768, ge=1, description="largest number of frames that the encoder looks at")
     retrieval_segment_frames: int = Field(1, ge=1, description="frames averaged into a segment")
-    max_key_elements: int = Field(8, ge=0, description="most key elements that are looked for")
+    max_key_elements: int = Field(8, ge=0, description="largest number of key elements to look for")
     max_new_tokens: int = Field(128, ge=1, description="longest completion of a task, in tokens")
     # The length of GRPO's completions in the published scripts.
     max_thought_tokens: int = Field(768, ge=1, description="longest reasoning with its answer, in tokens")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.cli.calling import Run, one_line
 from videoreasoner.rows import read_rows
 
@@ -18,3 +20,20 @@ def test_synthetic_make(run: Run, tmp_path: Path) -> None:
     one_line(run(*arguments, "--seed", "4"), str(tmp_path), "seed")
     one_line(run("synthetic", "make", tmp_path, "--videos", "0"), "videos")
     one_line(run("synthetic", "make", tmp_path / "x", "--detail", "smell"), "smell")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("eval", "synthetic", "--duration", "10"), "raise --duration to 15 or more"),
+        (("eval", "synthetic", "--event-share", "0", "2"), "--event-share must be two shares"),
+        (("synthetic", "make", "x", "--videos", "0"), "--videos must be a whole number"),
+        (("synthetic", "make", "x", "--gap-share", "2"), "--gap-share must lie in"),
+        (("synthetic", "make", "x", "--questions", "0"), "--questions must be 1 to 6"),
+    ],
+)
+def test_an_error_about_a_video_names_the_flag(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one_line(run(*given), said)

@@ -318,7 +318,7 @@ def test_a_file_is_no_folder_for_videos(tmp_path: Path) -> None:
         ({"world": None}, "world must be"),
         ({"world": WorldSettings(detail="sound")}, "detail must be one of"),  # type: ignore[arg-type]
         ({"gop_s": 0}, "gop_s must be"),
-        ({"duration_s": 14.0}, "1.4 frames and needs 1.5.*raise fps, duration_s or detail_share"),
+        ({"duration_s": 14.0}, "1.4 frames and needs 1.5.*raise duration_s to 15 or more, or fps, or detail_share"),
     ],
 )
 def test_settings_out_of_range_are_named(changes: dict[str, Any], words: str) -> None:

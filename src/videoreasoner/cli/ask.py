@@ -42,9 +42,9 @@ _log = logging.getLogger(__name__)
 @takes_settings(*COMMON_SETTINGS)
 def ask(
     video: Annotated[str | None, typer.Argument(help="A video file or URL.")] = None,
-    question: Annotated[str | None, typer.Argument(help="What you want to know.")] = None,
+    question: Annotated[str | None, typer.Argument(help="The question.")] = None,
     option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="An answer to choose from; repeat.")
+        list[str] | None, typer.Option("--option", "-o", help="An option to choose from; repeat.")
     ] = None,
     start_s: Annotated[float, typer.Option("--from", help="Look only at what comes after so many seconds.")] = 0.0,
     end_s: Annotated[float | None, typer.Option("--to", help="Look only at what comes before so many seconds.")] = None,

@@ -16,6 +16,7 @@ from videoreasoner.cli.options import (
     ModelOption,
     ModeOption,
     WorkersOption,
+    naming_flags,
     resumable,
     takes_settings,
 )
@@ -45,7 +46,7 @@ _SPLITS: dict[str, list[Split]] = {"plain": ["plain"], "detail": ["detail"], "bo
 @app.command()
 @takes_settings(*COMMON_SETTINGS)
 def synthetic(
-    split: Annotated[Literal["plain", "detail", "both"], typer.Option("--split", help="Which questions.")] = "both",
+    split: Annotated[Literal["plain", "detail", "both"], typer.Option("--split", help="Questions to ask.")] = "both",
     model: ModelOption = "tiny",
     mode: ModeOption = "focus",
     videos: Annotated[int, typer.Option("--videos", help="Number of videos.")] = 100,
@@ -76,9 +77,14 @@ def synthetic(
 
     candidate = LocalCandidate(model, device, threads, settings)
     _check(candidate, mode, workers)
-    world = WorldSettings(events, event_share)
-    video_settings = held_out_settings(seed, duration_s=duration, size=size, world=world)
-    with resumable("making videos", "videos") as progress:
+    flags = {name: "--" + name.replace("_", "-") for name in ("videos", "size", "events", "event_share")}
+    with (
+        naming_flags(**flags, duration_s="--duration", questions_per_split="--questions"),
+        resumable("making videos", "videos") as progress,
+    ):
+        video_settings = held_out_settings(
+            seed, duration_s=duration, size=size, world=WorldSettings(events, event_share)
+        )
         benchmark = synthetic_benchmark(videos_dir, videos, video_settings, _SPLITS[split], questions, progress)
     folder = out or Path("out/eval") / f"synthetic-{split}-{Path(model).resolve().name}-{mode}"
     done = _run(benchmark, candidate, folder, mode, workers)
@@ -91,10 +97,10 @@ def synthetic(
 def needle(
     model: ModelOption = "tiny",
     length: Annotated[
-        list[float] | None, typer.Option("--length", help="Length of the videos, in seconds; repeat, rising.")
+        list[float] | None, typer.Option("--length", help="Length of the videos, in seconds; repeat in rising order.")
     ] = None,
     detail: Annotated[
-        list[float] | None, typer.Option("--detail", help="How long a detail shows, in seconds; repeat, rising.")
+        list[float] | None, typer.Option("--detail", help="Duration of the detail, in seconds; repeat in rising order.")
     ] = None,
     videos: Annotated[int, typer.Option("--videos", help="Number of videos for each length and detail.")] = 10,
     size: SizeOption = 96,
@@ -107,7 +113,7 @@ def needle(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Sweep over the length of videos and of a brief detail, with direct and focus; write JSON and a heat map.
+    """Measure direct and focus over lengths of videos and of a brief detail; write JSON and a heat map.
 
     Example, a minute or so: videoreasoner eval needle --length 10 --length 60 --detail 0.2 --detail 1 --videos 4
     """
@@ -132,7 +138,7 @@ def compare_runs(
     run_a: Annotated[Path, typer.Argument(help="Folder of a run.")],
     run_b: Annotated[Path, typer.Argument(help="Folder of another run over the same data.")],
 ) -> None:
-    """Print how far run B is above run A, question by question, with 95 % intervals."""
+    """Print the differences between run B and run A, question by question, with 95 % intervals."""
     from videoreasoner.benchmarks.compare import compare
     from videoreasoner.benchmarks.runner import load_run
     from videoreasoner.benchmarks.table import difference_table

@@ -42,7 +42,8 @@ def _level_setter(level: int) -> Callable[[bool], None]:
 
 def _flags(
     verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", callback=_level_setter(logging.DEBUG), help="Say more on stderr.")
+        bool,
+        typer.Option("-v", "--verbose", callback=_level_setter(logging.DEBUG), help="Show more messages on stderr."),
     ] = False,
     quiet: Annotated[
         bool,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +48,9 @@ VideoTimeLimitOption = Annotated[
         help="Seconds after which a decoder that hangs is stopped.",
     ),
 ]
-EventsOption = Annotated[tuple[int, int], typer.Option("--events", help="Fewest and most events of a video.")]
+EventsOption = Annotated[
+    tuple[int, int], typer.Option("--events", help="Smallest and largest number of events in a video.")
+]
 EventShareOption = Annotated[
     tuple[float, float], typer.Option("--event-share", help="Shortest and longest event, as shares of the video.")
 ]
@@ -131,6 +134,21 @@ def read_settings(changes: Sequence[str], given: dict[str, Any]) -> dict[str, An
             raise SettingError(f"--set {change}: give a value, as in --set {name}=VALUE")
         settings[name] = value
     return settings
+
+
+@contextmanager
+def naming_flags(**flags: str) -> Iterator[None]:
+    """Errors about settings name the flags that the user typed.
+
+    Args:
+        flags: setting -> flag, such as `duration_s="--duration"`. Names of several words, which no sentence holds, are
+            replaced everywhere, others at the beginning of a message.
+    """
+    try:
+        yield
+    except SettingError as error:
+        text = re.sub(r"^[a-z_]+|\b[a-z]+_[a-z_]+", lambda found: flags.get(found[0], found[0]), str(error))
+        raise SettingError(text) from error
 
 
 @contextmanager

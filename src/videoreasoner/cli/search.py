@@ -27,7 +27,7 @@ def search(
     video: Annotated[str, typer.Argument(help="A video file or URL.")],
     text: Annotated[list[str], typer.Argument(help="What to look for, such as 'a red circle'; one or more.")],
     top: Annotated[
-        int, typer.Option("--top", min=1, max=_MOST_MOMENTS, help="Most moments to show for each text.")
+        int, typer.Option("--top", min=1, max=_MOST_MOMENTS, help="Largest number of moments to show for each text.")
     ] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     encoder: Annotated[

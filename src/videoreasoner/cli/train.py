@@ -63,7 +63,7 @@ def _root(
             metavar="NAME",
             callback=_print_path,
             is_eager=True,
-            help='Print where a shipped file lies: accelerate launch --config_file "$(... --path accelerate/zero2)".',
+            help='Print the path of a shipped file: accelerate launch --config_file "$(... --path accelerate/zero2)".',
         ),
     ] = None,
 ) -> None:
@@ -73,7 +73,7 @@ def _root(
 
 @app.command(
     "cold-start",
-    help="""Teach a base model the three formats. The same command resumes a run that was killed.
+    help="""Teach a base model the three task formats. The same command resumes a run that was killed.
 
     Example: videoreasoner train cold-start tiny
 
@@ -83,7 +83,7 @@ def _root(
 )
 @app.command(
     "grpo",
-    help="""Reinforce locating and answering by rewards that can be checked. The same command resumes a killed run.
+    help="""Train locating and answering with GRPO. The same command resumes a run that was killed.
 
     Example: videoreasoner train grpo tiny
 
@@ -101,28 +101,28 @@ def train(
     ],
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value that replaces what the recipe says; data.0.weight=2 too."),
+        typer.Option("--set", help="KEY=VALUE that replaces a value of the recipe, such as data.0.weight=2; repeat."),
     ] = None,
     video_root: Annotated[
         str | None, typer.Option(help="Folder of relative videos; short for --set video_root=.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start from the beginning in a folder that holds another run.")
+        bool, typer.Option("--overwrite", help="Remove another run from the folder and start from the beginning.")
     ] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe, and do nothing else.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe and exit.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Say what the run would need, without a GPU and without weights; exit code 2 when it cannot run.",
+            help="Print what the run needs, without a GPU or weights; exit with code 2 if it cannot run.",
         ),
     ] = False,
-    devices: Annotated[int, typer.Option(help="For --dry-run: how many devices.")] = 1,
+    devices: Annotated[int, typer.Option(help="For --dry-run: number of devices.")] = 1,
     strategy: Annotated[str, typer.Option(help="For --dry-run: ddp, zero2, zero3 or fsdp2.")] = "ddp",
     device_gb: Annotated[float, typer.Option(help="For --dry-run: memory of one device, in GB.")] = 80.0,
     rows_per_second: Annotated[
         float | None,
-        typer.Option(help="For --dry-run: rows per second of all devices, to say how many hours it takes."),
+        typer.Option(help="For --dry-run: rows per second of all devices together, to estimate the hours."),
     ] = None,
 ) -> None:
     from videoreasoner.errors import SettingError

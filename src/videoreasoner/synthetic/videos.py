@@ -95,8 +95,8 @@ class VideoSettings:
         # With a little slack, because a product of 1.5 may be 1.4999999.
         if shown < _FEWEST_DETAIL_FRAMES - 1e-9:
             raise SettingError(
-                f"a detail shows for {shown:.3g} frames and needs {_FEWEST_DETAIL_FRAMES:g} to be "
-                "seen; raise fps, duration_s or detail_share"
+                f"a detail shows for {shown:.3g} frames and needs {_FEWEST_DETAIL_FRAMES:g} to be seen; raise "
+                f"duration_s to {self.duration_s * _FEWEST_DETAIL_FRAMES / shown:.4g} or more, or fps, or detail_share"
             )
 
     @property
