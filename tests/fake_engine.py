@@ -70,8 +70,10 @@ class FakeSession:
     pairs_encoded: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def decode_ahead(self, plan: FramePlan, also_s: NDArray[np.float64]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        return self.video.iter_frames_at(also_s)
+    def decode_ahead(
+        self, plan: FramePlan, also_s: NDArray[np.float64], short_side: int | None = None
+    ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        return self.video.iter_frames_at(also_s, "exact", short_side)
 
     def complete(self, plan: FramePlan, question: str, options: Sequence[str], tasks: Sequence[Task]) -> Reply:
         self.engine.calls.append(Call(plan, question, tuple(options), tuple(tasks)))
@@ -91,6 +93,7 @@ class FakeEncoder:
     """The element "3" looks like image number 3 of a video, and so on."""
 
     name: str = "fake"
+    image_side: int | None = 32
     images: int = 0
     texts: list[str] = field(default_factory=list)
 

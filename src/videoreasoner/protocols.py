@@ -30,6 +30,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "retrieval_rate_fps": 1.0,
         "retrieval_max_frames": 768,
         "retrieval_segment_frames": 32,
+        "retrieval_seek": "exact",
         "max_key_elements": 8,
         "max_new_tokens": 512,
     },

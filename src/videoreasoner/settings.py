@@ -18,7 +18,9 @@ from videoreasoner.video.sampling import SamplingSettings
 SETTINGS_FILE = "videoreasoner.json"
 _MOST_BYTES = 2**24
 # The settings that decide a search for texts, beside the encoder.
-SEARCH_SETTINGS = ("retrieval_rate_fps", "retrieval_max_frames", "retrieval_segment_frames", "sparse_seek")
+SEARCH_SETTINGS = (
+    "retrieval_rate_fps", "retrieval_max_frames", "retrieval_segment_frames", "retrieval_seek", "sparse_seek",
+)  # fmt: skip
 
 
 class Settings(BaseModel):
@@ -45,6 +47,13 @@ class Settings(BaseModel):
     retrieval_rate_fps: float = Field(1.0, gt=0, description="frames per second that the encoder looks at")
     retrieval_max_frames: int = Field(768, ge=1, description="largest number of frames that the encoder looks at")
     retrieval_segment_frames: int = Field(1, ge=1, description="frames averaged into a segment")
+    retrieval_seek: Literal["auto", "exact", "keyframe"] = Field(
+        "auto",
+        description=(
+            "exact: search frames at even times, in full size; keyframe: search key frames only; auto: search at even "
+            "times where few frames must be decoded for that, and otherwise frames that are cheap to decode"
+        ),
+    )
     max_key_elements: int = Field(8, ge=0, description="largest number of key elements to look for")
     max_new_tokens: int = Field(128, ge=1, description="longest completion of a task, in tokens")
     # The length of GRPO's completions in the published scripts.

@@ -163,9 +163,19 @@ def test_frames_decoded_ahead_are_used_and_others_are_handed_on(case: Case) -> N
     assert all(np.array_equal(image, pixels) for (_, image), pixels in zip(handed, expected.pixels, strict=True))
 
     asked = len(case.video_file.asked)
-    assert asked == len({*case.uniform.times_s.tolist(), *others.tolist()})
+    # One frame is wanted for both.
+    assert asked == len({*case.uniform.times_s.tolist(), *others.tolist()}) + 1
     _same(case.features.encode(case.uniform), case.fresh().encode(case.uniform))
     assert len(case.video_file.asked) == asked + len(case.uniform.times_s)  # those of the fresh one
     # What is encoded is not decoded again for a plan that has it.
     assert len(list(case.features.decode_ahead(case.uniform, others[:1]))) == 1
     assert len(case.video_file.asked) == asked + len(case.uniform.times_s) + 1
+
+
+def test_frames_that_are_handed_on_may_be_small_and_the_plan_s_stay_large(case: Case) -> None:
+    others = np.array([0.31, float(case.uniform.times_s[0]), 0.62])
+    handed = list(case.features.decode_ahead(case.uniform, others, 12))
+    expected = VideoFile(case.path).frames_at(np.sort(others), short_side=12)
+    assert [time_s for time_s, _ in handed] == expected.times_s.tolist()
+    assert all(np.array_equal(image, pixels) for (_, image), pixels in zip(handed, expected.pixels, strict=True))
+    _same(case.features.encode(case.uniform), case.fresh().encode(case.uniform))

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.fake_engine import FakeEncoder
 from videoreasoner.retrieval.encoder import load_encoder
 from videoreasoner.retrieval.keyframes import retrieval_times
-from videoreasoner.retrieval.search import VideoSearch, sparse_key_times
+from videoreasoner.retrieval.search import VideoSearch
+from videoreasoner.retrieval.search_times import sparse_key_times
 from videoreasoner.settings import Settings
 from videoreasoner.synthetic.videos import VideoSettings, make_videos, video_world, write_video
 from videoreasoner.utils.stopwatch import Stopwatch
+from videoreasoner.video.isolated.file import GuardedVideoFile
 from videoreasoner.video.pyav.file import VideoFile
 
 
@@ -85,3 +88,32 @@ def test_the_shipped_encoder_finds_what_a_video_shows(tmp_path: Path) -> None:
         inside.append(any(event.contains(keyframe.time_s) for event in row.event))
         assert np.isfinite(keyframe.score)
     assert sum(inside) >= 3
+
+
+class SmallEncoder(FakeEncoder):
+    """Its features are the picture itself, on a coarse grid."""
+
+    image_side = 224
+
+    def encode_images(self, images):
+        height, width = (side // 8 * 8 for side in images.shape[1:3])
+        cells = images[:, :height, :width].reshape(len(images), 8, height // 8, 8, width // 8, 3).mean((2, 4)) - 128
+        self.images += len(images)
+        return torch.nn.functional.normalize(torch.from_numpy(cells).float().flatten(1), dim=-1)
+
+
+@pytest.mark.parametrize("seek", ["auto", "keyframe"])
+def test_frames_are_scaled_down_for_the_search_and_show_the_same(tmp_path: Path, seek: str) -> None:
+    made = VideoSettings(duration_s=6.0, size=448, fps=25, gop_s=2.0)
+    write_video(tmp_path / "large.mp4", video_world(made, 1), made)
+    with VideoFile(tmp_path / "large.mp4") as here, GuardedVideoFile(tmp_path / "large.mp4") as there:
+        full = VideoSearch(SmallEncoder(), Settings(retrieval_seek="exact"))
+        small = VideoSearch(SmallEncoder(), Settings(retrieval_seek=seek))
+        assert (full.short_side, small.short_side) == (None, 224)
+        found, guarded = small.search(here), small.search(there)
+        assert torch.equal(found.features, guarded.features)
+        assert found.times_s.tolist() == guarded.times_s.tolist()
+        large = full.encode(here.iter_frames_at(small.times(here)), here.duration_s)
+        assert (found.features * large.features).sum(1).min() > 0.999
+        # True times: each is that of a frame that the video shows.
+        assert set(found.times_s) <= set(here.frame_times_s if seek == "auto" else here.key_times_s)

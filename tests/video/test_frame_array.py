@@ -79,3 +79,9 @@ def test_what_cannot_be_used_is_named(array: np.ndarray, more: dict, says: str) 
 def test_times_that_are_no_times() -> None:
     with pytest.raises(SettingError):
         FrameArray(frames(2), times_s=[0.0, float("inf")])
+
+
+def test_each_frame_may_have_a_size_of_its_own() -> None:
+    found = list(FrameArray(frames(10), fps=4).iter_frames_at([0.0, 0.0, 1.0], "exact", [None, 3, 6]))
+    assert [image.shape for _, image in found] == [(6, 8, 3), (3, 4, 3), (6, 8, 3)]
+    assert [image[0, 0, 0] for _, image in found] == [0, 0, 4]

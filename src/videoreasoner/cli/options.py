@@ -62,7 +62,7 @@ _SetOption = Annotated[
 # Settings with a flag of their own in every command that asks a model.
 COMMON_SETTINGS = (
     "protocol", "encoder", "frame_budget", "sparse_rate_fps", "dense_share", "dense_rate_fps", "keyframe_width_s",
-    "sparse_seek", "min_pixels", "max_pixels",
+    "sparse_seek", "retrieval_seek", "min_pixels", "max_pixels",
 )  # fmt: skip
 # What a checkpoint was trained with; another value would not fit its weights.
 _FIXED = {"prompts", "training"}

@@ -65,11 +65,14 @@ class ClipSession(Protocol):
     @property
     def pairs_encoded(self) -> int: ...
 
-    def decode_ahead(self, plan: FramePlan, also_s: NDArray[np.float64]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    def decode_ahead(
+        self, plan: FramePlan, also_s: NDArray[np.float64], short_side: int | None = None
+    ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """Decode what a plan needs, and in the same run frames that the caller wants.
 
         Args:
             also_s: float64[T], seconds, each once.
+            short_side: the frames at `also_s` are scaled down to it; see `VideoFile.frames_at`.
 
         Yields:
             True time and uint8[H, W, 3] of the frame at each of `also_s`, in the order of time.

@@ -100,9 +100,11 @@ class LocalClipSession:
     def pairs_encoded(self) -> int:
         return self._features.pairs_encoded
 
-    def decode_ahead(self, plan: FramePlan, also_s: NDArray[np.float64]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    def decode_ahead(
+        self, plan: FramePlan, also_s: NDArray[np.float64], short_side: int | None = None
+    ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """See `ClipSession.decode_ahead`."""
-        return self._features.decode_ahead(plan, also_s)
+        return self._features.decode_ahead(plan, also_s, short_side)
 
     def complete(self, plan: FramePlan, question: str, options: Sequence[str], tasks: Sequence[Task]) -> Reply:
         """See `ClipSession.complete`."""

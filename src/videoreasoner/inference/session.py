@@ -16,7 +16,8 @@ from videoreasoner.inference.query import Mode, Query
 from videoreasoner.inference.warnings import untrained_warnings
 from videoreasoner.retrieval.encoder import TextImageEncoder
 from videoreasoner.retrieval.keyframes import Keyframe
-from videoreasoner.retrieval.search import SearchedFrames, VideoSearch, sparse_key_times
+from videoreasoner.retrieval.search import SearchedFrames, VideoSearch
+from videoreasoner.retrieval.search_times import sparse_key_times
 from videoreasoner.spans import Span, merge
 from videoreasoner.tasks import (
     LETTERS,
@@ -156,7 +157,7 @@ class VideoSession:
         """Ask for the key event and the key elements, over evenly spread frames."""
         if self.search is not None and self.searched is None:
             # Searched before the first pass looks at the video, so that the frames of both are decoded in one run.
-            frames = self.clip.decode_ahead(self.uniform, self.search.times(self.video))
+            frames = self.clip.decode_ahead(self.uniform, self.search.times(self.video), self.search.short_side)
             self.searched = self.search.encode(frames, self.video.duration_s)
         return self.clip.complete(self.uniform, query.text, query.options, [Task.EVENT, Task.KEY_ELEMENTS])
 

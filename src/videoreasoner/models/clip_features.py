@@ -84,11 +84,14 @@ class ClipFeatures:
             tuple(time_s for pair in pairs for time_s in pair.times_s),
         )
 
-    def decode_ahead(self, plan: FramePlan, also_s: NDArray[np.float64]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    def decode_ahead(
+        self, plan: FramePlan, also_s: NDArray[np.float64], short_side: int | None = None
+    ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """Decode the plan's new frames, and on the way those that someone else wants: one run through the video.
 
         Args:
             also_s: float64[T], seconds, each once.
+            short_side: the frames at `also_s` are scaled down to it (see `VideoFile.frames_at`), the plan's are not.
 
         Yields:
             True time and uint8[H, W, 3] of the frame at each of `also_s`, in the order of time. The plan's frames are
@@ -99,17 +102,22 @@ class ClipFeatures:
         """
         mine = {t for pair in plan.pairs_s.tolist() if tuple(pair) not in self._pairs for t in pair} - set(self._ahead)
         others = set(also_s.tolist())
-        wanted = sorted(mine | others)
-        frames = iter(zip(wanted, self.video.iter_frames_at(wanted), strict=True)) if wanted else iter(())
+        # A frame that both want is decoded once, and given once for each.
+        wanted = sorted([(time_s, True) for time_s in mine] + [(time_s, False) for time_s in others])
+        decoding: Iterator[tuple[float, NDArray[np.uint8]]] = iter(())
+        if wanted:
+            sides = [None if is_mine else short_side for _, is_mine in wanted]
+            decoding = self.video.iter_frames_at([time_s for time_s, _ in wanted], "exact", sides)
+        frames = zip(wanted, decoding, strict=True)
         while True:
             with self.stopwatch.stage("decode"):
                 found = next(frames, None)
                 if found is None:
                     return
-                asked, decoded = found
-                if asked in mine:
+                (asked, is_mine), decoded = found
+                if is_mine:
                     self._ahead[asked] = self._resized(decoded)
-            if asked in others:
+            if not is_mine:
                 yield decoded
 
     @torch.inference_mode()

@@ -7,6 +7,7 @@ checkpoint of transformers works as well, and so does whatever open_clip loads.
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -59,6 +60,8 @@ class TextImageEncoder(Protocol):
     """Maps texts and images into one space, where the cosine says how well they match."""
 
     name: str
+    image_side: int | None
+    """Pixels: an image whose sides are larger is scaled down to about this before the model sees it; None: unknown."""
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """N texts -> float32[N, D], rows of unit length, on the CPU."""
@@ -133,6 +136,7 @@ class BatchedEncoder(ABC):
         self.device = device
         self.template = template
         self.batch_size = _BATCH_SIZE
+        self.image_side: int | None = None
 
     @abstractmethod
     def _text_features(self, prompts: list[str]) -> torch.Tensor:
@@ -214,6 +218,7 @@ class TransformersEncoder(BatchedEncoder):
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.context = model.config.text_config.max_position_embeddings
+        self.image_side = _image_side(image_processor)
         self._is_clip = model.config.model_type == "clip"
         self._forbidden_ids = _forbidden_ids(tokenizer)
 
@@ -272,6 +277,18 @@ class TransformersEncoder(BatchedEncoder):
         left = self.tokenizer.padding_side == "left"
         padded = [pad + row if left else row + pad for row, pad in zip(rows, padding, strict=True)]
         return {"input_ids": torch.tensor(padded)}
+
+
+def _image_side(image_processor: Any) -> int | None:
+    """Pixels of the longer side that an image processor resizes to; None if it does not resize."""
+    if not image_processor.do_resize:
+        return None
+    patches = getattr(image_processor, "max_num_patches", None)
+    if patches is not None:
+        # SigLIP2 keeps the shape of the image, and its area within a number of patches.
+        return math.ceil(math.sqrt(patches)) * int(image_processor.patch_size)
+    sides = [side for side in dict(image_processor.size).values() if side]
+    return max(sides, default=None)
 
 
 def _load_transformers(name: str, device: torch.device, local_files_only: bool) -> TransformersEncoder:

@@ -41,6 +41,8 @@ class OpenClipEncoder(BatchedEncoder):
         super().__init__(name, model.eval(), device, template)
         self.tokenizer = _without_special_words(tokenizer)
         self.transform = transform
+        side = getattr(getattr(model, "visual", None), "image_size", None)
+        self.image_side = max(side) if isinstance(side, (tuple, list)) else side
 
     def _text_features(self, prompts: list[str]) -> torch.Tensor:
         return self.model.encode_text(self.tokenizer(prompts).to(self.device))

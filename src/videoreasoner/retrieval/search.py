@@ -17,10 +17,10 @@ from videoreasoner.retrieval.keyframes import (
     SegmentScores,
     distinct_elements,
     find_moments,
-    retrieval_times,
     score_segments,
     select_keyframes,
 )
+from videoreasoner.retrieval.search_times import search_times
 from videoreasoner.settings import SEARCH_SETTINGS, Settings
 from videoreasoner.utils.stopwatch import Stopwatch
 from videoreasoner.version import __version__
@@ -29,6 +29,8 @@ from videoreasoner.video.reader import VideoReader
 # Most bytes of pixels that are handed to the encoder at a time: an hour of video is never in memory as a whole, nor are
 # many 4K frames.
 _BATCH_BYTES = 2**28
+# Frames are not scaled down below this, however little an encoder takes: small videos are searched as they are.
+_SMALLEST_SIDE = 224
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +49,6 @@ class SearchedFrames:
 
     def __len__(self) -> int:
         return len(self.times_s)
-
-
-def sparse_key_times(video: VideoReader, settings: Settings) -> NDArray[np.float64]:
-    """float64[K], seconds: the key frames on which sparse frames stand; empty unless `sparse_seek` is "keyframe"."""
-    return video.key_times_s if settings.sparse_seek == "keyframe" else np.empty(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +100,8 @@ class VideoSearch:
 
     Args:
         encoder: turns texts and frames into features.
-        settings: which frames are searched (`retrieval_rate_fps`, `retrieval_max_frames`, `sparse_seek`), how many form
-            a segment (`retrieval_segment_frames`), and for how many key elements keyframes are found.
+        settings: which frames are searched (see `search_times`), how many form a segment
+            (`retrieval_segment_frames`), and for how many key elements keyframes are found.
         stopwatch: measures the encoder's time as the stage "retrieve".
     """
 
@@ -115,13 +112,14 @@ class VideoSearch:
 
     def times(self, video: VideoReader) -> NDArray[np.float64]:
         """float64[T], seconds, increasing: the times of the frames to search."""
-        settings = self.settings
-        return retrieval_times(
-            video.duration_s,
-            settings.retrieval_rate_fps,
-            settings.retrieval_max_frames,
-            sparse_key_times(video, settings),
-        )
+        return search_times(video, self.settings)
+
+    @property
+    def short_side(self) -> int | None:
+        """Pixels to which the shorter side of a frame is scaled down for the search; None for the full size."""
+        if self.settings.retrieval_seek == "exact" or self.encoder.image_side is None:
+            return None
+        return max(_SMALLEST_SIDE, self.encoder.image_side)
 
     def encode(self, frames: Iterable[tuple[float, NDArray[np.uint8]]], duration_s: float) -> SearchedFrames:
         """Encode frames in batches of bounded size.
@@ -154,7 +152,7 @@ class VideoSearch:
         Raises:
             VideoError: the video holds no usable frame.
         """
-        return self.encode(video.iter_frames_at(self.times(video)), video.duration_s)
+        return self.encode(video.iter_frames_at(self.times(video), "exact", self.short_side), video.duration_s)
 
     def score(self, searched: SearchedFrames, texts: Sequence[str]) -> SegmentScores:
         """Compare each text with each segment of the searched frames; row e of the scores belongs to `texts[e]`."""

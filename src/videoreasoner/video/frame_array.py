@@ -12,7 +12,7 @@ from PIL import Image
 
 from videoreasoner.errors import VideoError
 from videoreasoner.video.frames import Frames
-from videoreasoner.video.reader import Times, check_seek, check_side, check_times, collect_frames
+from videoreasoner.video.reader import ShortSide, Times, check_seek, check_sides, check_times, collect_frames
 
 
 class FrameArray:
@@ -103,20 +103,20 @@ class FrameArray:
         return collect_frames(self, times_s, seek, short_side)
 
     def iter_frames_at(
-        self, times_s: Times, seek: str = "exact", short_side: int | None = None
+        self, times_s: Times, seek: str = "exact", short_side: ShortSide = None
     ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """See `VideoReader`. Both ways to seek give the frame that is on screen, or the nearest in time."""
         wanted_s = check_times(times_s)
-        side = check_side(short_side)
+        sides = check_sides(short_side, len(wanted_s))
         if check_seek(seek) == "exact":
             found = np.searchsorted(self.frame_times_s, wanted_s, side="right") - 1
         else:
             middles_s = (self.frame_times_s[1:] + self.frame_times_s[:-1]) / 2
             found = np.searchsorted(middles_s, wanted_s, side="left")
-        return self._images(np.clip(found, 0, len(self._frames) - 1), side)
+        return self._images(np.clip(found, 0, len(self._frames) - 1), sides)
 
-    def _images(self, found: NDArray[np.intp], side: int | None) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-        for number in found:
+    def _images(self, found: NDArray[np.intp], sides: list[int | None]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        for number, side in zip(found, sides, strict=True):
             image = self._frames[number]
             yield float(self.frame_times_s[number]), image if side is None else _scaled(image, side)
 

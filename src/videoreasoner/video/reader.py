@@ -17,6 +17,8 @@ from videoreasoner.video.frames import Frames
 
 Seek = Literal["exact", "keyframe"]
 Times = Sequence[float] | NDArray[np.float64]
+# One for all frames, or one for each of them.
+ShortSide = int | None | Sequence[int | None]
 _MOST_THREADS = 8
 _DOWNLOAD_LIMIT_MB = 2048.0
 
@@ -48,7 +50,7 @@ class VideoReader(Protocol):
     def problems(self) -> list[str]: ...
     def frames_at(self, times_s: Times, seek: str = "exact", short_side: int | None = None) -> Frames: ...
     def iter_frames_at(
-        self, times_s: Times, seek: str = "exact", short_side: int | None = None
+        self, times_s: Times, seek: str = "exact", short_side: ShortSide = None
     ) -> Iterator[tuple[float, NDArray[np.uint8]]]: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
@@ -111,6 +113,19 @@ def check_download_limit(limit_mb: float | None) -> float:
             f"the limit of a download (VIDEOREASONER_DOWNLOAD_LIMIT_MB) is {given!r}; give a positive number of MB."
         )
     return limit
+
+
+def check_sides(short_side: ShortSide, count: int) -> list[int | None]:
+    """The short side of each of `count` frames.
+
+    Raises:
+        SettingError: there are more or fewer sides than frames, or a picture cannot be that small.
+    """
+    if not isinstance(short_side, Sequence):
+        return [check_side(short_side)] * count
+    if len(short_side) != count:
+        raise SettingError(f"short_side has {len(short_side)} values for {count} times; give one for each, or one.")
+    return [check_side(side) for side in short_side]
 
 
 def decoding_threads(threads: int | None) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from videoreasoner.errors import SettingError
 from videoreasoner.spans import Span
 from videoreasoner.video.frames import Frames
-from videoreasoner.video.reader import Times, VideoReader, check_seek, check_times, collect_frames
+from videoreasoner.video.reader import ShortSide, Times, VideoReader, check_seek, check_times, collect_frames
 
 
 class VideoRange:
@@ -88,7 +88,7 @@ class VideoRange:
         return collect_frames(self, times_s, seek, short_side)
 
     def iter_frames_at(
-        self, times_s: Times, seek: str = "exact", short_side: int | None = None
+        self, times_s: Times, seek: str = "exact", short_side: ShortSide = None
     ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """See `VideoReader`. Times outside the range give its first or last frame."""
         wanted_s = check_times(times_s)

@@ -20,6 +20,7 @@ class ColourEncoder:
     """Three words, and frames of one colour each: a space of three dimensions."""
 
     name = "colours"
+    image_side = None
     colours = ("red", "green", "blue")
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class ColourVideo:
     """Red for ten seconds, then green, then blue, with few key frames."""
 
     duration_s = 30.0
+    frame_times_s = np.arange(300) / 10.0
     key_times_s = np.array([0.0, 19.0, 20.4])
 
     def __init__(self, name: str) -> None:
@@ -48,7 +50,7 @@ class ColourVideo:
     def __exit__(self, *_) -> None:
         pass
 
-    def iter_frames_at(self, times_s):
+    def iter_frames_at(self, times_s, seek="exact", short_side=None):
         for time_s in times_s:
             image = np.zeros((8, 8, 3), dtype=np.uint8)
             image[..., min(int(time_s // 10), 2)] = 200

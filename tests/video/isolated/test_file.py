@@ -72,6 +72,25 @@ def test_it_equals_a_video_in_this_process(name: str, folder: Path) -> None:
                 assert all(np.array_equal(a, b) for (_, a), b in zip(one_by_one, got.pixels, strict=True))
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_frame_may_have_a_size_of_its_own(name: str, folder: Path) -> None:
+    """Also two sizes of one frame, and on several threads."""
+    path = RECIPES[name].make(folder)
+    with VideoFile(path, threads=1) as here, GuardedVideoFile(path) as there, VideoFile(path, threads=3) as threaded:
+        times_s = np.repeat(np.linspace(0, here.duration_s, 9), 2)
+        sides = [None, 16, 16, 16, 12, None] * 3
+        large, small, smaller = (list(here.iter_frames_at(times_s, short_side=side)) for side in (None, 16, 12))
+        for reader in (here, there, threaded):
+            found = list(reader.iter_frames_at(times_s, "exact", sides))
+            assert len(found) == len(sides)
+            for i, ((time_s, image), side) in enumerate(zip(found, sides, strict=True)):
+                expected_s, expected = {None: large, 16: small, 12: smaller}[side][i]
+                assert time_s == expected_s
+                assert np.array_equal(image, expected)
+            with pytest.raises(SettingError, match="one for each"):
+                reader.iter_frames_at([0.0, 1.0], "exact", [16])
+
+
 def test_problems_cross_over(tmp_path: Path) -> None:
     path = RECIPES["all key frames"].make(tmp_path)
     overwrite_packets(path, {20, 21}.__contains__)

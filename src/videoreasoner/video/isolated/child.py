@@ -88,8 +88,8 @@ class DecoderServer:
     def _problems(self) -> Reply:
         return {"problems": self._opened.problems}
 
-    def _iterate(self, number: int, times_s: list[float], seek: str, short_side: int | None) -> Reply:
-        self._iterators[number] = self._opened.iter_frames_at(times_s, seek, short_side)
+    def _iterate(self, number: int, times_s: list[float], seek: str, short_sides: list[int | None]) -> Reply:
+        self._iterators[number] = self._opened.iter_frames_at(times_s, seek, short_sides)
         return {}
 
     def _next(self, number: int) -> tuple[Reply, NDArray[np.uint8] | None]:

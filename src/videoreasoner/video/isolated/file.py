@@ -19,10 +19,11 @@ from videoreasoner.errors import SettingError, VideoError
 from videoreasoner.video.frames import Frames
 from videoreasoner.video.isolated.process import DecoderProcess, give_back, take_process
 from videoreasoner.video.reader import (
+    ShortSide,
     Times,
     check_download_limit,
     check_seek,
-    check_side,
+    check_sides,
     check_times,
     collect_frames,
     decoding_threads,
@@ -147,12 +148,12 @@ class GuardedVideoFile:
         return collect_frames(self, times_s, seek, short_side)
 
     def iter_frames_at(
-        self, times_s: Times, seek: str = "exact", short_side: int | None = None
+        self, times_s: Times, seek: str = "exact", short_side: ShortSide = None
     ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """Like `frames_at`, one frame after the other: see `VideoFile.iter_frames_at`."""
         wanted_s = check_times(times_s)
         number, started = next(self._numbers), time.monotonic()
-        self._ask("iterate", number, wanted_s.tolist(), check_seek(seek), check_side(short_side))
+        self._ask("iterate", number, wanted_s.tolist(), check_seek(seek), check_sides(short_side, len(wanted_s)))
         return self._images(number, self._time_limit_s - (time.monotonic() - started))
 
     def _images(self, number: int, left_s: float) -> Iterator[tuple[float, NDArray[np.uint8]]]:

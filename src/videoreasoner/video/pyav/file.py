@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -15,14 +16,15 @@ from videoreasoner.errors import VideoError
 from videoreasoner.video.frames import Frames
 from videoreasoner.video.pyav.careful import CarefulDecoder
 from videoreasoner.video.pyav.pixels import Converter, Shape
-from videoreasoner.video.pyav.planned import PlannedDecoder, plan_runs
+from videoreasoner.video.pyav.planned import PlannedDecoder, ShapedRun, plan_runs
 from videoreasoner.video.pyav.source import Source
 from videoreasoner.video.reader import (
     Seek,
+    ShortSide,
     Times,
     check_download_limit,
     check_seek,
-    check_side,
+    check_sides,
     check_times,
     collect_frames,
     decoding_threads,
@@ -171,9 +173,12 @@ class VideoFile:
         return collect_frames(self, times_s, seek, short_side)
 
     def iter_frames_at(
-        self, times_s: Times, seek: str = "exact", short_side: int | None = None
+        self, times_s: Times, seek: str = "exact", short_side: ShortSide = None
     ) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """Like `frames_at`, one frame after the other. Ascending times are the fastest.
+
+        `short_side` may also be a list with one value for each time. A time that is given twice, with two short sides,
+        is decoded once and gives two pictures.
 
         Returns:
             An iterator over (seconds at which the frame is first shown, uint8[H, W, 3]).
@@ -183,8 +188,8 @@ class VideoFile:
             VideoError: nothing can be decoded any more.
         """
         wanted_s = check_times(times_s)
-        shape = self._shape.scaled(check_side(short_side))
-        return self._images(self._positions(wanted_s, check_seek(seek)), shape)
+        shapes = [self._shape.scaled(side) for side in check_sides(short_side, len(wanted_s))]
+        return self._images(self._positions(wanted_s, check_seek(seek)), shapes)
 
     def _positions(self, wanted_s: NDArray[np.float64], seek: Seek) -> NDArray[np.int64]:
         """int64[T]: the position in the frame table of the frame that each time means."""
@@ -193,19 +198,22 @@ class VideoFile:
             return keys[_nearest(self.frame_times_s[keys], wanted_s)]
         return np.maximum(np.searchsorted(self.frame_times_s, wanted_s, side="right") - 1, 0)
 
-    def _images(self, positions: NDArray[np.int64], shape: Shape) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    def _images(self, positions: NDArray[np.int64], shapes: list[Shape]) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         self._careful.check_open()
         index = self._careful.index
         runs = plan_runs(positions.tolist(), index, self._threads)
+        # The runs cut the wanted frames in their order.
+        waiting = iter(shapes)
+        shaped = [ShapedRun(*run, tuple(islice(waiting, len(run.positions)))) for run in runs]
         self._source.check_unchanged()
-        for run, images in self._planned.decode(runs, index, shape):
+        for run, images in self._planned.decode(shaped, index):
             times_s = index.seconds(index.stamps[list(run.positions)]).tolist()
             done = 0
             for image in images:
                 yield times_s[done], image
                 self._careful.check_open()
                 done += 1
-            for position in run.positions[done:]:
+            for position, shape in zip(run.positions[done:], run.shapes[done:], strict=True):
                 picture = self._careful.find(position)
                 yield self._careful.seconds(picture.stamp), self._converter.image(picture.frame, shape)
             self._source.check_unchanged()

@@ -99,6 +99,11 @@ class Shape(NamedTuple):
         )
 
     @property
+    def bytes(self) -> int:
+        """How many bytes a picture has."""
+        return 3 * self.width * self.height
+
+    @property
     def upright_size(self) -> tuple[int, int]:
         """Height and width after rotation."""
         return (self.width, self.height) if self.upright.swaps_axes else (self.height, self.width)

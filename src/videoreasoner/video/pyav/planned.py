@@ -50,6 +50,14 @@ class DecodingRun(NamedTuple):
     positions: tuple[int, ...]
 
 
+class ShapedRun(NamedTuple):
+    """A decoding run, and the shape of each of its pictures."""
+
+    key: int
+    positions: tuple[int, ...]
+    shapes: tuple[Shape, ...]
+
+
 def plan_runs(positions: Iterable[int], index: FrameIndex, threads: int = 1) -> list[DecodingRun]:
     """Cut the wanted frames, in their order, into runs. Pure.
 
@@ -97,47 +105,44 @@ class PlannedDecoder:
         while self._idle:
             self._idle.pop().close()
 
-    def decode(
-        self, runs: Sequence[DecodingRun], index: FrameIndex, shape: Shape
-    ) -> Iterator[tuple[DecodingRun, Images]]:
+    def decode(self, runs: Sequence[ShapedRun], index: FrameIndex) -> Iterator[tuple[ShapedRun, Images]]:
         """Each run in its order, with the images of its first frames: all of them, or fewer where one is not certain.
 
         The images of a run must be used before the next run is asked for.
         """
         if self.threads == 1 or len(runs) == 1:
             for run in runs:
-                yield run, self._images(run, index, shape, self.threads)
+                yield run, self._images(run, index, self.threads)
             return
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self.threads, "decode")
-        height, width = shape.upright_size
-        most_frames = max(1, _AHEAD_BYTES // (self.threads * height * width * 3))
-        waiting: deque[tuple[DecodingRun, Future[list[NDArray[np.uint8]]] | None]] = deque()
+        most_bytes = _AHEAD_BYTES // self.threads
+        waiting: deque[tuple[ShapedRun, Future[list[NDArray[np.uint8]]] | None]] = deque()
         rest = iter(runs)
         try:
             while True:
                 for run in islice(rest, self.threads - len(waiting)):
                     future = None
-                    if len(run.positions) <= most_frames:
-                        future = self._executor.submit(self._all_images, run, index, shape)
+                    if len(run.positions) == 1 or sum(shape.bytes for shape in run.shapes) <= most_bytes:
+                        future = self._executor.submit(self._all_images, run, index)
                     waiting.append((run, future))
                 if not waiting:
                     return
                 run, future = waiting.popleft()
-                yield run, self._images(run, index, shape, self.threads) if future is None else iter(future.result())
+                yield run, self._images(run, index, self.threads) if future is None else iter(future.result())
         finally:
             for _, future in waiting:
                 if future is not None:
                     future.cancel()
 
-    def _all_images(self, run: DecodingRun, index: FrameIndex, shape: Shape) -> list[NDArray[np.uint8]]:
-        return list(self._images(run, index, shape, threads=1))
+    def _all_images(self, run: ShapedRun, index: FrameIndex) -> list[NDArray[np.uint8]]:
+        return list(self._images(run, index, threads=1))
 
-    def _images(self, run: DecodingRun, index: FrameIndex, shape: Shape, threads: int) -> Images:
+    def _images(self, run: ShapedRun, index: FrameIndex, threads: int) -> Images:
         """The images of a run up to the first that is not certain."""
         decoder = self._take(threads)
         try:
-            yield from decoder.images(run, index, shape)
+            yield from decoder.images(run, index)
         finally:
             if self._is_closed:
                 decoder.close()
@@ -165,15 +170,18 @@ class _RunDecoder:
         if self._opened is not None:
             self._opened[0].close()
 
-    def images(self, run: DecodingRun, index: FrameIndex, shape: Shape) -> Images:
+    def images(self, run: ShapedRun, index: FrameIndex) -> Images:
         wanted = index.stamps[list(run.positions)].tolist()
         frames = self._frames(run.key, sorted(set(wanted)), index)
+        frame: VideoFrame | None = None
         image: NDArray[np.uint8] | None = None
-        for number, stamp in enumerate(wanted):
-            if image is not None and stamp == wanted[number - 1]:
+        for number, (stamp, shape) in enumerate(zip(wanted, run.shapes, strict=True)):
+            is_same_frame = number > 0 and stamp == wanted[number - 1]
+            if image is not None and is_same_frame and shape == run.shapes[number - 1]:
                 yield image.copy()
                 continue
-            frame = next(frames, None)
+            if not is_same_frame:
+                frame = next(frames, None)
             if frame is None:
                 return
             image = self._converter.image(frame, shape)
