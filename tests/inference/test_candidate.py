@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,24 @@ def test_it_knows_what_its_answers_are_given_with_before_it_is_loaded() -> None:
         reasoner = candidate.load()
         said = {"engine": reasoner.engine.identity(), "settings": reasoner.settings.for_inference()}
         assert candidate.answers_as() == said
+
+
+def test_an_encoder_that_only_the_checkpoint_names_is_not_fetched_to_be_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def snapshot_download(name: str, local_files_only: bool, **_: object) -> str:
+        asked.append(local_files_only)
+        raise OSError("no network here")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    folder = Path(shutil.copytree(find_folder("tiny"), tmp_path / "model"))
+    path = folder / "videoreasoner.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "encoder": "org/encoder"}))
+    with pytest.raises(CheckpointError, match="--encoder org/encoder"):
+        LocalCandidate(str(folder)).identity()
+    assert asked == [True]
+    with pytest.raises(CheckpointError, match="org/encoder"):
+        LocalCandidate(str(folder), settings={"encoder": "org/encoder"}).identity()
+    assert asked == [True, False]

@@ -115,7 +115,7 @@ def read_settings(changes: Sequence[str], given: dict[str, Any]) -> dict[str, An
     Raises:
         SettingError: a name is unknown or given twice, or a value cannot be read.
     """
-    import yaml
+    from videoreasoner.utils.yaml_text import parse_yaml
 
     known = [name for name in Settings.model_fields if name not in _FIXED]
     settings = dict(given)
@@ -127,8 +127,8 @@ def read_settings(changes: Sequence[str], given: dict[str, Any]) -> dict[str, An
         if name in settings:
             raise SettingError(f"--set {change}: {name} is given twice; give it once")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = parse_yaml(text)
+        except ValueError as error:
             raise SettingError(f"--set {change}: the value cannot be read ({error})") from error
         if not equals or value is None:
             raise SettingError(f"--set {change}: give a value, as in --set {name}=VALUE")

@@ -11,6 +11,7 @@ import transformers
 from videoreasoner.errors import SettingError
 from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.models.checkpoint import find_folder
+from videoreasoner.retrieval.encoder import check_consent
 from videoreasoner.settings import Settings
 from videoreasoner.utils.hashing import hash_checkpoint
 from videoreasoner.video.isolated.file import DEFAULT_TIME_LIMIT_S
@@ -65,6 +66,9 @@ class LocalCandidate:
         settings = Settings.load(folder).changed(**self.settings)
         encoder = settings.encoder
         is_named = encoder is None or encoder == "none" or encoder.startswith("open_clip:")
+        # To hash an encoder is to fetch it.
+        if encoder is not None and not is_named and self.settings.get("encoder") is None:
+            check_consent(encoder)
         return {
             "model": self.model,
             "model_hash": hash_checkpoint(folder),

@@ -92,7 +92,7 @@ def load_encoder(
     name = os.fspath(spec)
     check_device(device)
     if not is_asked_for:
-        _check_consent(name)
+        check_consent(name)
     encoder: BatchedEncoder
     if name.startswith(OPEN_CLIP_PREFIX):
         # Imported here, because it is built on this module.
@@ -105,8 +105,12 @@ def load_encoder(
     return encoder
 
 
-def _check_consent(name: str) -> None:
-    """Refuse to fetch an encoder that only a checkpoint's settings name."""
+def check_consent(name: str) -> None:
+    """Refuse to fetch an encoder that only a checkpoint's settings name.
+
+    Raises:
+        CheckpointError: it would be fetched, and is from none of `KNOWN_PUBLISHERS`.
+    """
     repository = name.removeprefix(f"{OPEN_CLIP_PREFIX}hf-hub:")
     is_local = name == repository and (name.startswith(OPEN_CLIP_PREFIX) or not is_hub_id(name))
     if is_local or Path(name).is_dir() or repository.startswith(KNOWN_PUBLISHERS):

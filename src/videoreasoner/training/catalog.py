@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -89,9 +90,11 @@ def recipe_file(name: str, kind: str) -> Path:
         SettingError: there is neither, or the name is that of another kind.
     """
     path = Path(name)
-    if path.is_file() and FOLDER not in path.resolve().parents:
+    # Unlike `Path.is_file`, this is False for a name that is too long.
+    is_file = os.path.isfile(path)
+    if is_file and FOLDER not in path.resolve().parents:
         return path
-    found = find(f"{path.resolve().parent.name}/{path.name}" if path.is_file() else name, kind)
+    found = find(f"{path.resolve().parent.name}/{path.name}" if is_file else name, kind)
     if found.kind != kind:
         use = "a profile for `accelerate launch`" if found.kind == PROFILES else f"run it with `{found.command}`"
         raise SettingError(f"{name}: is no recipe of `videoreasoner train {kind}`; {use}")

@@ -7,17 +7,19 @@ wins over the file, and an unknown key is an error that names the nearest one th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from videoreasoner.errors import SettingError
 from videoreasoner.tasks import Task
 from videoreasoner.training.catalog import find
+from videoreasoner.utils.files import read_small
 from videoreasoner.utils.validation import explain
+from videoreasoner.utils.yaml_text import parse_yaml
 from videoreasoner.video.sampling import PAIR
 
 Positive = Annotated[int, Field(ge=1)]
@@ -159,6 +161,8 @@ class ColdStartRecipe(Recipe):
     """Supervised training of the task formats (paper, section "Multi-task Cold-start SFT")."""
 
 
+_MOST_BYTES = 2**20
+_LONGEST_NAME = 1000
 R = TypeVar("R", bound=BaseModel)
 
 # These may change between two starts of one run: they decide where files go and how fast it is, not what is learned.
@@ -226,11 +230,13 @@ def _read(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in within:
         raise SettingError(f"{path}: its base leads back to itself; take the line out")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_small(path, _MOST_BYTES)
+    except (OSError, ValueError) as error:
         raise SettingError(f"{path}: cannot be read ({error}); give the path of a recipe") from error
-    except yaml.YAMLError as error:
-        raise SettingError(f"{path}: not YAML ({error})") from error
+    try:
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise SettingError(f"{path}: not YAML of a recipe ({error})") from error
     if not isinstance(content, dict):
         raise SettingError(f"{path}: a recipe is a mapping of keys to values")
     base = content.pop("base", None)
@@ -238,8 +244,10 @@ def _read(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise SettingError(f"{path}: base is {base!r}; give the path of another recipe")
+    if "\0" in base or len(base) > _LONGEST_NAME:
+        raise SettingError(f"{path}: base {base[:60]!r}... is no name of a file; give the path of another recipe")
     below = path.parent / base
-    if not below.is_file():
+    if not os.path.isfile(below):
         try:
             below = find(base).path
         except SettingError as error:
@@ -261,8 +269,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not sign or not key.strip():
         raise SettingError(f"--set {override}: write key=value, such as --set learning_rate=1e-5")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = parse_yaml(text)
+    except ValueError as error:
         raise SettingError(f"--set {override}: the value is not YAML ({error})") from error
     place: Any = content
     *parents, last = key.strip().split(".")

@@ -6,6 +6,7 @@ The network is built on torch's meta device, where tensors have shapes and no co
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,8 @@ def read_model(recipe: Recipe) -> PlannedModel:
 
 def is_here(name: str) -> bool:
     """Whether a name is that of a shipped model, or of a folder that holds one."""
-    return any((folder / "config.json").is_file() for folder in (Path(name).expanduser(), SHIPPED / name))
+    # Unlike `Path.is_file`, `isfile` is False for a name that is too long.
+    return any(os.path.isfile(folder / "config.json") for folder in (Path(name).expanduser(), SHIPPED / name))
 
 
 def _encoder(folder: Path, settings: Settings, config: Any) -> PromptEncoder:
