@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fake_engine import SETTINGS, FakeEncoder, FakeEngine
+from videoreasoner.inference.candidate import LocalCandidate
 from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.tasks import Task
 
@@ -79,3 +80,9 @@ class Loading:
         engine.texts[Task.KEY_ELEMENTS] = "10"
         found_by = None if encoder == "none" else FakeEncoder()
         return Reasoner(engine, found_by, video_time_limit_s=video_time_limit_s)
+
+
+def answers_as(candidate: LocalCandidate) -> dict[str, Any]:
+    """Stands in for `LocalCandidate.answers_as` beside `Loading`."""
+    engine = FakeEngine(SETTINGS.changed(**candidate.settings), name=candidate.model)
+    return {"engine": engine.identity(), "settings": engine.settings.for_inference()}

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.calling import Loading, Result, Run
+from tests.cli.calling import Loading, Result, Run, answers_as
 from videoreasoner.cli.main import main
+from videoreasoner.inference.candidate import LocalCandidate
 from videoreasoner.inference.reasoner import Reasoner
 from videoreasoner.synthetic.videos import VideoSettings, video_world, write_video
 
@@ -35,4 +36,5 @@ def video_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
     made = Loading()
     monkeypatch.setattr(Reasoner, "from_pretrained", made)
+    monkeypatch.setattr(LocalCandidate, "answers_as", answers_as)
     return made

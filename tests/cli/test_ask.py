@@ -175,6 +175,7 @@ def test_batch_answers_rows_and_continues(run: Run, video_file: Path, loading: L
     again = run(*arguments)
     assert (again.code, again.err) == (0, "")
     assert "0 answered, 3 had an answer already" in again.out
+    assert loading.models == ["tiny"], "loaded although every row was answered"
 
 
 def test_a_batch_with_failures_says_how_many(run: Run, video_file: Path, loading: Loading, tmp_path: Path) -> None:

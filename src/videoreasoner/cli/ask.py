@@ -111,7 +111,7 @@ def ask(
             model, device, free_event=free_event, video_time_limit_s=video_time_limit, settings=settings
         )
 
-    def in_workers() -> LocalCandidate:
+    def candidate() -> LocalCandidate:
         import torch
 
         from videoreasoner.inference.candidate import LocalCandidate
@@ -125,7 +125,7 @@ def ask(
     if batch is not None and out is not None:
         if str(batch) != "-":
             read_rows(batch)
-        _answer_batch(load if workers == 1 else in_workers, batch, out, mode, video_root, workers)
+        _answer_batch(candidate, batch, out, mode, video_root, workers)
         return
     assert video is not None
     assert question is not None
@@ -166,7 +166,7 @@ def _truth(
 
 
 def _answer_batch(
-    load: Callable[[], Reasoner | LocalCandidate],
+    candidate: Callable[[], LocalCandidate],
     batch: Path,
     out: Path,
     mode: str,
@@ -182,7 +182,9 @@ def _answer_batch(
     go_on = "the answers so far were printed" if to_stdout else "run the same command to go on"
     with resumable("answering", "rows", go_on) as progress:
         target = sys.stdout.buffer if to_stdout else out
-        result = answer_rows(load(), rows, target, mode=mode, video_root=video_root, workers=workers, progress=progress)
+        result = answer_rows(
+            candidate(), rows, target, mode=mode, video_root=video_root, workers=workers, progress=progress
+        )
     say(
         f"{out}: {result.answered} answered, {result.resumed} had an answer already, {result.failed} failed",
         to_stderr=to_stdout,

@@ -17,7 +17,7 @@ from videoreasoner.errors import RowError, SettingError
 from videoreasoner.inference.candidate import LocalCandidate
 from videoreasoner.inference.query import check_mode
 from videoreasoner.inference.reasoner import Reasoner
-from videoreasoner.inference.records import as_data, by_video, unusable_record
+from videoreasoner.inference.records import as_data, by_video, unusable_record, video_of
 from videoreasoner.inference.workers import WorkerConfig, answer_videos, check_workers
 from videoreasoner.rows import Row, read_rows
 from videoreasoner.utils.jsonl import RecordFile, RecordStream, is_failure
@@ -138,7 +138,7 @@ def _is_done(row: Row, records: RecordFile | RecordStream, video_root: Path | No
     """Whether there is an answer to this very row, about this very video."""
     if isinstance(records, RecordStream) or not records.holds(row.id, as_data(row)):
         return False
-    answered, video = records.done[row.id]["video"], row.video_path(video_root)
+    answered, video = records.done[row.id]["video"], video_of(row, video_root)
     if not _is_same_video(answered, video):
         raise SettingError(
             f"{records.path}: its answer to {row.id!r} is about {answered}, and not about {video}; give the "

@@ -6,6 +6,7 @@ A row that cannot be answered becomes an error record, also when memory ran out.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,11 +20,19 @@ from videoreasoner.rows import Row
 from videoreasoner.utils.jsonl import Record
 
 
+def video_of(row: Row, video_root: Path | None) -> str:
+    """The path or address of a row's video, spelled the same for "a.mp4" and "./a.mp4"."""
+    path = row.video_path(video_root)
+    # Behind a link to a folder, "folder/../a.mp4" is another file than "a.mp4".
+    is_plain = "://" not in path and ".." not in Path(path).parts
+    return os.path.normpath(path) if is_plain else path
+
+
 def by_video(rows: Sequence[Row], video_root: Path | None) -> list[list[Row]]:
     """The rows of each video, whatever their order. Videos are in the order of their first row."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row.video_path(video_root), []).append(row)
+        groups.setdefault(video_of(row, video_root), []).append(row)
     return list(groups.values())
 
 
@@ -37,7 +46,7 @@ def answer_records(reasoner: Reasoner, rows: Sequence[Row], mode: str, video_roo
     if not rows:
         return
     engine = reasoner.engine.identity()
-    name = rows[0].video_path(video_root)
+    name = video_of(rows[0], video_root)
     queries = [_query(row) for row in rows]
     answers: Iterator[Answer] | None = None
     video_error: str | None = None
