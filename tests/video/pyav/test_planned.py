@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from av.container import InputContainer
+from av.video.stream import VideoStream
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from videoreasoner.video.pyav.careful import CarefulDecoder
 from videoreasoner.video.pyav.file import VideoFile
 from videoreasoner.video.pyav.index import FrameIndex
 from videoreasoner.video.pyav.planned import plan_runs
+from videoreasoner.video.pyav.source import Source
 
 ORDINARY = [
     *("long gop, b-frames", "short gops, b-frames", "no b-frames", "variable rate mkv", "starts late", "edit list"),
@@ -222,8 +225,15 @@ def test_interlaced_pictures_are_decoded_with_care(folder: Path, monkeypatch: py
 
 def test_decoders_are_closed_and_kept_between_calls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    open_stream = planned.open_stream
-    monkeypatch.setattr(planned, "open_stream", lambda *args: opened.append(open_stream(*args)) or opened[-1])
+    open_source = Source.open
+
+    def watched(self: Source, threads: int, *, is_strict: bool = False) -> tuple[InputContainer, VideoStream]:
+        found = open_source(self, threads, is_strict=is_strict)
+        # The careful decoder is not strict.
+        opened.extend([found] if is_strict else [])
+        return found
+
+    monkeypatch.setattr(Source, "open", watched)
     path = Recipe("many.mp4", count=100, options={"g": "10"}).make(folder)
     with VideoFile(path, threads=2) as video:
         for _ in range(3):

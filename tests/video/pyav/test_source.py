@@ -22,6 +22,15 @@ def test_a_source_may_be_opened_several_times(tmp_path: Path) -> None:
     source.close()
 
 
+def test_a_deleted_file_has_not_changed_but_cannot_be_opened_again(tmp_path: Path) -> None:
+    path = Recipe("video.mp4", count=3).make(tmp_path)
+    source = Source(str(path), 1.0)
+    path.unlink()
+    source.check_unchanged()
+    with pytest.raises(VideoError, match="no such file"):
+        source.open(1)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="no such file"):
         Source(str(tmp_path / "gone.mp4"), 1.0).open(1)
@@ -34,7 +43,6 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         lambda path, other: path.write_bytes(other.read_bytes()),
         lambda path, other: path.open("ab").write(b"more"),
         lambda path, other: os.truncate(path, 1000),
-        lambda path, other: path.unlink(),
     ],
 )
 def test_a_file_that_changes_is_noticed(change: Callable[[Path, Path], object], tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ class CarefulDecoder:
         while True:
             try:
                 frame = next(self._frames(self._read(packets(self._container, self._stream))), None)
+                self._check_alone(frame is not None)
                 break
             except _MisledError:
                 self._reopen()
@@ -152,6 +153,7 @@ class CarefulDecoder:
         while True:
             try:
                 found = self._find(wanted)
+                self._check_alone(found is not None and found.stamp == wanted)
                 break
             except _MisledError:
                 self._reopen()
@@ -164,6 +166,13 @@ class CarefulDecoder:
         elif self._is_hurt(found):
             self._notes.add("The picture{at} builds on damaged data and may show errors.", wanted)
         return found
+
+    def decode_alone(self) -> None:
+        """Decode on one thread from now on, because the video is damaged."""
+        if self._decodes_ahead:
+            self._decodes_ahead = False
+            if self._threads > 1:
+                self._reopen()
 
     def check_open(self) -> None:
         """Raises:
@@ -227,6 +236,16 @@ class CarefulDecoder:
             if found is None:
                 return
             self._ahead.append(found)
+
+    def _check_alone(self, is_found: bool) -> None:
+        """Several threads lose frames at the end without a word: look again with one.
+
+        Raises:
+            _MisledError: that has not been done.
+        """
+        if not is_found and self._decodes_ahead and self._threads > 1:
+            self._decodes_ahead = False
+            raise _MisledError
 
     def _begin(self, key: int) -> None:
         """Decode from key frame number `key` on; 0 is the beginning of the video."""

@@ -213,6 +213,8 @@ class VideoFile:
                 yield times_s[done], image
                 self._careful.check_open()
                 done += 1
+            if self._planned.saw_damage:
+                self._careful.decode_alone()
             for position, shape in zip(run.positions[done:], run.shapes[done:], strict=True):
                 picture = self._careful.find(position)
                 yield self._careful.seconds(picture.stamp), self._converter.image(picture.frame, shape)

@@ -38,6 +38,10 @@ _AHEAD_BYTES = 2**28
 Images = Iterator[NDArray[np.uint8]]
 
 
+class _DamagedError(Exception):
+    """A decoded frame is damaged."""
+
+
 class DecodingRun(NamedTuple):
     """Frames that are decoded one after the other, without a seek.
 
@@ -56,6 +60,10 @@ class ShapedRun(NamedTuple):
     key: int
     positions: tuple[int, ...]
     shapes: tuple[Shape, ...]
+
+    def after(self, done: int) -> ShapedRun:
+        """The same run without its first pictures."""
+        return ShapedRun(self.key, self.positions[done:], self.shapes[done:])
 
 
 def plan_runs(positions: Iterable[int], index: FrameIndex, threads: int = 1) -> list[DecodingRun]:
@@ -96,6 +104,10 @@ class PlannedDecoder:
         self._idle: list[_RunDecoder] = []
         self._executor: ThreadPoolExecutor | None = None
         self._is_closed = False
+        # Several threads fail at videos that one can decode: see `Source.open`.
+        self._several_failed = False
+        # One thread has found damage.
+        self.saw_damage = False
         self._lock = Lock()
 
     def close(self) -> None:
@@ -140,14 +152,22 @@ class PlannedDecoder:
 
     def _images(self, run: ShapedRun, index: FrameIndex, threads: int) -> Images:
         """The images of a run up to the first that is not certain."""
-        decoder = self._take(threads)
-        try:
-            yield from decoder.images(run, index)
-        finally:
-            if self._is_closed:
-                decoder.close()
-            else:
-                self._idle.append(decoder)
+        done = 0
+        for number in (1,) if threads == 1 or self._several_failed else (threads, 1):
+            decoder = self._take(number)
+            try:
+                for image in decoder.images(run.after(done), index):
+                    yield image
+                    done += 1
+            finally:
+                if self._is_closed:
+                    decoder.close()
+                else:
+                    self._idle.append(decoder)
+            if done == len(run.positions):
+                return
+            self._several_failed |= number > 1
+            self.saw_damage |= decoder.saw_damage
 
     def _take(self, threads: int) -> _RunDecoder:
         """A decoder that is not in use. Another thread or iterator may be decoding another run."""
@@ -165,6 +185,7 @@ class _RunDecoder:
         self.source, self.threads = source, threads
         self._opened: tuple[InputContainer, VideoStream] | None = None
         self._converter = Converter()
+        self.saw_damage = False
 
     def close(self) -> None:
         if self._opened is not None:
@@ -193,15 +214,15 @@ class _RunDecoder:
             return
         try:
             if self._opened is None:
-                self._opened = self.source.open(self.threads)
+                self._opened = self.source.open(self.threads, is_strict=True)
             container, stream = self._opened
             source = packets_from(container, stream, *index.keys[key].tolist())
             if source is not None:
                 latest: dict[int, int] = {}
                 yield from _certain(_decoded(source, stream, wanted, latest), key, wanted, latest, index)
-        except (FFmpegError, VideoError):
+        except (FFmpegError, VideoError, _DamagedError) as error:
             # The careful decoder takes over, and reports what is wrong.
-            return
+            self.saw_damage |= self.threads == 1 and not isinstance(error, VideoError)
 
 
 def _decoded(
@@ -230,8 +251,9 @@ def _decoded(
         yield from codec.decode(packet)
         if packet is not None and unsent:
             unsent.discard(packet.pts or 0)
-            if not unsent:
-                # Every wanted frame has been sent: flush the decoder rather than send it more.
+            if not unsent and codec.thread_count == 1:
+                # Every wanted frame has been sent: flush the decoder rather than send it more. Several threads are sent
+                # more, because a flush hides their errors.
                 yield from codec.decode(None)
                 return
 
@@ -239,7 +261,11 @@ def _decoded(
 def _certain(
     frames: Iterator[VideoFrame], key: int, wanted: Sequence[int], latest: dict[int, int], index: FrameIndex
 ) -> Iterator[VideoFrame]:
-    """The wanted frames among the decoded ones, as long as they and all before them are what the table promises."""
+    """The wanted frames among the decoded ones, as long as they and all before them are what the table promises.
+
+    Raises:
+        _DamagedError: one of them is damaged.
+    """
     # After a seek, frames shown before the key frame refer to frames that were not decoded.
     floor = int(index.keys[key, 0]) if key else int(index.stamps[0])
     last: int | None = None
@@ -256,7 +282,7 @@ def _certain(
             return
         # What is damaged shows up in later frames, too.
         if frame.is_corrupt:
-            return
+            raise _DamagedError
         last = frame.pts
         if left and last > left[0]:
             return

@@ -45,15 +45,20 @@ class Source:
         if self._download is not None:
             self._download.close()
 
-    def open(self, threads: int) -> tuple[InputContainer, VideoStream]:
+    def open(self, threads: int, *, is_strict: bool = False) -> tuple[InputContainer, VideoStream]:
         """Open it once more; see `open_stream`.
+
+        Args:
+            threads: how many of FFmpeg's own threads may decode.
+            is_strict: several threads must fail at all damage that one thread would mark. They then also fail at some
+                sound H.264: where pictures refer to others from before a seek.
 
         Raises:
             VideoError: it cannot be opened, holds no video that FFmpeg can decode, or has changed.
         """
         if self._download is None:
             # What is wrong with a file that is gone, `open_stream` says.
-            opened = open_stream(self.name, threads)
+            opened = _watchful(*open_stream(self.name, threads), is_strict)
             try:
                 self.check_unchanged()
             except VideoError:
@@ -62,15 +67,16 @@ class Source:
             return opened
         path = f"/proc/self/fd/{self._download.fileno()}"
         try:
-            return open_stream(path, threads)
+            return _watchful(*open_stream(path, threads), is_strict)
         except VideoError as error:
             raise VideoError(self.name + str(error).removeprefix(path)) from error
 
     def check_unchanged(self) -> None:
         """Raises:
-        VideoError: the file is another one than at first, or has been written to.
+        VideoError: the file is another one than at first, or has been written to. A deleted file can be read on where
+            it is open.
         """
-        if self._look() != self._identity:
+        if self._look() not in (self._identity, None):
             raise VideoError(f"{self.name}: the file changed while it was used; open it again when it is complete.")
 
     def _look(self) -> _Identity | None:
@@ -83,3 +89,16 @@ class Source:
         except (OSError, ValueError):
             return None
         return _Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _watchful(container: InputContainer, stream: VideoStream, is_strict: bool) -> tuple[InputContainer, VideoStream]:
+    """Keep several threads from hiding damage that one thread would report."""
+    codec = stream.codec_context
+    if codec.thread_count > 1 and codec.name in ("mpeg1video", "mpeg2video"):
+        # Its threads share one picture's slices, and one that loses its place does not say so.
+        codec.thread_count = 1
+    elif codec.thread_count > 1 and is_strict and codec.name in ("h264", "mpeg4"):
+        # A thread may give a picture before the thread that decodes it knows that it is damaged, but not before that
+        # thread has failed.
+        codec.options = {"err_detect": "explode"}
+    return container, stream
