@@ -21,6 +21,10 @@ from videoreasoner.video.pyav.opening import local_path, open_stream, packets_fr
         ("file:///data/a%20b.mp4", "/data/a b.mp4"),
         ("http://example.org/a.mp4", None),
         ("rtsp://example.org/a", None),
+        ("FILE://localhost/a?b#c", "/a"),
+        ("file://[", ""),
+        ("./http://a.mp4", "./http://a.mp4"),
+        ("concat:http://a.mp4|b", "concat:http://a.mp4|b"),
     ],
 )
 def test_the_file_that_a_source_names(source: str, path: str | None) -> None:
@@ -64,7 +68,8 @@ def test_a_key_frame_that_is_not_there_is_not_found(tmp_path: Path) -> None:
         (lambda path: path.mkdir(), "it is a folder"),
         (lambda path: path.touch(), "the file is empty"),
         (lambda path: os.mkfifo(path), "not a regular file"),
-        (lambda path: path.write_text("words " * 99), "FFmpeg cannot read it as a video"),
+        (lambda path: path.write_text("words " * 99), "it is text, not a video"),
+        (lambda path: path.write_bytes(bytes(range(256)) * 9), "FFmpeg cannot read it as a video"),
         (lambda path: path.write_bytes(b"\0\0\0\x18ftypisom" + bytes(99)), r"its index \(moov\) is missing or broken"),
     ],
 )

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 
 from videoreasoner.errors import VideoError
 from videoreasoner.video.pyav import planned
+from videoreasoner.video.pyav.allowed import check_size, no_size
 from videoreasoner.video.pyav.damage import Damage
 from videoreasoner.video.pyav.index import FrameIndex, packets, scan
 from videoreasoner.video.pyav.notes import Notes
@@ -93,7 +94,7 @@ class CarefulDecoder:
         """The first frame that can be decoded.
 
         Raises:
-            VideoError: none can.
+            VideoError: none can, or it is too large.
         """
         while True:
             try:
@@ -102,9 +103,12 @@ class CarefulDecoder:
                 break
             except _MisledError:
                 self._reopen()
+        if frame is None and not self._stream.width:
+            raise no_size(self.name)
         if frame is None:
             reasons = " ".join(self.problems()) or "It lists no frame."
             raise VideoError(f"{self.name}: no frame can be decoded; get an undamaged copy. {reasons}")
+        check_size(self.name, frame.width, frame.height)
         self._first_stamp = frame.pts
         return frame
 

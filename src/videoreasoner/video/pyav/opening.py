@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from itertools import chain
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import av
 from av.container import InputContainer
@@ -16,6 +18,14 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from videoreasoner.errors import VideoError
+from videoreasoner.video.pyav.allowed import (
+    check_address,
+    check_size,
+    ffmpeg_options,
+    protocol_of,
+    scheme_of,
+    what_it_is,
+)
 from videoreasoner.video.pyav.index import packets
 
 # FFmpeg writes every oddity to stderr. `VideoFile.problems` says what matters.
@@ -35,11 +45,11 @@ def open_stream(source: str, threads: int) -> tuple[InputContainer, VideoStream]
         threads: how many of FFmpeg's own threads may decode. Several work on several frames at once.
 
     Raises:
-        VideoError: it cannot be opened, or holds no video that FFmpeg can decode.
+        VideoError: it cannot be opened, holds no video that FFmpeg can decode, or its pictures are too large.
+        SettingError: the limit of pixels is not a number.
     """
     address, is_local = _address(source)
-    # A playlist on disk must not make FFmpeg fetch anything.
-    options = {"protocol_whitelist": "file,crypto,data"} if is_local else {}
+    options = ffmpeg_options(is_local)
     try:
         container = av.open(address, options=options, metadata_errors="replace", timeout=_TIMEOUT_S)
     except FFmpegError as error:
@@ -54,8 +64,15 @@ def open_stream(source: str, threads: int) -> tuple[InputContainer, VideoStream]
     if stream.codec_context is None:
         container.close()
         raise VideoError(f"{source}: FFmpeg has no decoder for its video; convert it to mp4 (H.264).")
+    try:
+        check_size(source, stream.width, stream.height)
+    except VideoError:
+        container.close()
+        raise
+    decoding = {"max_pixels": options["max_pixels"]}
     if stream.codec_context.name.startswith(_CHECKED_ON_REQUEST):
-        stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer"}
+        decoding["err_detect"] = "crccheck+bitstream+buffer"
+    stream.codec_context.options = decoding
     stream.codec_context.thread_count = threads
     stream.codec_context.thread_type = "AUTO" if threads > 1 else "SLICE"
     return container, stream
@@ -91,11 +108,17 @@ def packets_from(
 
 def _refusal(address: str, is_local: bool, error: FFmpegError) -> str:
     """Why a file cannot be opened, and what to do about it."""
+    if not is_local and error.errno == errno.EINVAL:
+        return (
+            "FFmpeg finds no video there; playlists and pages are not followed, so give the address of the video file."
+        )
     if not is_local:
         return f"it cannot be fetched ({error.strerror}); check the address and the connection."
     with open(address.removeprefix("file:"), "rb") as file:
-        is_mp4 = file.read(8)[4:] in (b"ftyp", b"mdat", b"free", b"wide", b"skip", b"moov")
-    if is_mp4:
+        head = file.read(4096)
+    if (words := what_it_is(head)) is not None:
+        return words
+    if head[4:8] in (b"ftyp", b"mdat", b"free", b"wide", b"skip", b"moov"):
         return (
             f"its index (moov) is missing or broken ({error.strerror}): the file was cut off "
             "while it was written or copied; copy it again in full."
@@ -105,24 +128,36 @@ def _refusal(address: str, is_local: bool, error: FFmpegError) -> str:
 
 def local_path(source: str) -> str | None:
     """The path of the file that a path or URL names; None if it is not on this machine."""
-    if "://" not in source:
+    scheme = scheme_of(source)
+    if scheme is None:
         return source
-    url = urlsplit(source)
-    return unquote(url.path) if url.scheme == "file" else None
+    if scheme != "file":
+        return None
+    # Not urlsplit: it fails on some texts.
+    _, slash, path = re.split("[?#]", source[len("file://") :])[0].partition("/")
+    return unquote(slash + path)
 
 
 def _address(source: str) -> tuple[str, bool]:
     """The address that FFmpeg opens, and whether it is a file on this machine.
 
     Raises:
-        VideoError: there is no such file, or it cannot be a video.
+        VideoError: there is no such file, it cannot be a video, or the address is of a kind that is not read.
     """
+    check_address(source)
     path = local_path(source)
     if path is None:
-        return source, False
+        scheme, rest = source.split(":", 1)
+        # A space would end the address in the request.
+        return f"{scheme.lower()}:{rest}".replace(" ", "%20"), False
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
+        if (protocol := protocol_of(path)) is not None:
+            raise VideoError(
+                f"{source}: no such file, and {protocol}: is not read as a protocol; give a path, or an address that "
+                "begins with http://, https:// or file://."
+            ) from error
         raise VideoError(f"{source}: no such file; check the path.") from error
     except (OSError, ValueError) as error:
         raise VideoError(f"{source!r}: it cannot be reached ({error}); check the path.") from error
@@ -134,5 +169,8 @@ def _address(source: str) -> tuple[str, bool]:
         raise VideoError(f"{source}: permission denied; allow reading it (chmod +r).")
     if not found.st_size:
         raise VideoError(f"{source}: the file is empty; get it again.")
+    if path.endswith((".y", ".Y")):
+        # FFmpeg would open the files beside it that end in .U and .V.
+        raise VideoError(f"{source}: pixels without a header are not read; convert it to mp4 (H.264).")
     # The prefix keeps FFmpeg from taking a name such as "a:b.mp4" for an address.
-    return f"file:{path}", True
+    return f"file:{os.path.abspath(path)}", True

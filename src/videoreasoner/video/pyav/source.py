@@ -9,6 +9,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from videoreasoner.errors import VideoError
+from videoreasoner.video.pyav.allowed import check_address
 from videoreasoner.video.pyav.download import fetch_whole
 from videoreasoner.video.pyav.opening import local_path, open_stream
 
@@ -33,10 +34,11 @@ class Source:
         download_limit_mb: see `videoreasoner.video.reader.check_download_limit`.
 
     Raises:
-        VideoError: it cannot be fetched.
+        VideoError: its address is of a kind that is not read, or it cannot be fetched.
     """
 
     def __init__(self, name: str, download_limit_mb: float) -> None:
+        check_address(name)
         self.name = name
         self._download = fetch_whole(name, download_limit_mb)
         self._identity = self._look()
