@@ -30,7 +30,8 @@ These variables of the environment stand for flags that are not given:
 | `VIDEOREASONER_DEVICE` | `--device` |
 | `VIDEOREASONER_VIDEO_TIME_LIMIT` | `--video-time-limit` |
 
-`VIDEOREASONER_MAX_PIXELS_PER_FRAME` is the number of pixels that a picture of a video may have, 67108864 (8192x8192) without it.
+`VIDEOREASONER_MAX_PIXELS_PER_FRAME` is how many pixels a picture of a video may have (default 67108864,
+which is 8192x8192).
 """
 
 
