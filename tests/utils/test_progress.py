@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from videoreasoner.utils.progress import ProgressBar, pace
+from videoreasoner.utils.progress import ProgressBar, StageBar, pace
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,23 @@ def test_a_terminal_gets_a_bar_with_status_speed_and_time_left() -> None:
     assert "1/4" in screen.getvalue()
     assert "loss 1.000, 2.0 s per row, 0:06 left" in screen.getvalue()
     assert "answering: " not in screen.getvalue()
+
+
+def test_the_stages_of_a_task_get_a_line_now_and_then_in_a_log() -> None:
+    log, watch = io.StringIO(), Watch()
+    with StageBar(Console(file=log, force_terminal=False), watch) as bar:
+        for done in range(13):
+            bar("search", done, 12)
+            watch.now_s += 6
+        bar("locate", 0, 1)
+        watch.now_s += 18
+        bar("answer", 0, 1)
+    assert log.getvalue().splitlines() == ["search: 5 of 12", "search: 10 of 12", "answer"]
+
+
+def test_the_stages_of_a_task_are_a_bar_on_a_terminal() -> None:
+    screen = io.StringIO()
+    with StageBar(Console(file=screen, force_terminal=True, width=120, color_system=None)) as bar:
+        bar("search", 3, 12)
+    assert "search" in screen.getvalue()
+    assert "3/12" in screen.getvalue()

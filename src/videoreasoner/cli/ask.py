@@ -103,6 +103,7 @@ def ask(
     from videoreasoner.cli.text import describe, print_warnings
     from videoreasoner.inference.query import Query
     from videoreasoner.rows import read_rows
+    from videoreasoner.utils.progress import StageBar
     from videoreasoner.video.isolated.file import GuardedVideoFile, check_time_limit
     from videoreasoner.video.video_range import VideoRange
 
@@ -135,8 +136,19 @@ def ask(
     truth = _truth(video, question, option, true_answer, true_event)
     # Opened once, for the checks, the answer and the pictures of the page.
     with GuardedVideoFile(video, video_time_limit) as opened:
-        VideoRange(opened, start_s, end_s)
-        answer = load().ask(opened, question, option or (), mode, start_s=start_s, end_s=end_s)
+        with StageBar() as bar:
+            bar("open", 0, 1)
+            VideoRange(opened, start_s, end_s)
+            bar("load the model", 0, 1)
+            answer = load().ask(
+                opened,
+                question,
+                option or (),
+                mode,
+                start_s=start_s,
+                end_s=end_s,
+                progress=lambda now: bar(now.stage, now.done, now.total),
+            )
         print_warnings(answer)
         if as_json:
             say(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))

@@ -25,6 +25,7 @@ from videoreasoner.errors import VideoError
 from videoreasoner.inference.answer import Answer
 from videoreasoner.inference.query import Query, check_mode
 from videoreasoner.inference.session import VideoSession
+from videoreasoner.inference.stages import OnProgress, StageProgress, ignore
 from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.retrieval.encoder import TextImageEncoder, load_encoder
 from videoreasoner.settings import Settings
@@ -118,6 +119,7 @@ class Reasoner:
         *,
         start_s: float = 0.0,
         end_s: float | None = None,
+        progress: OnProgress = ignore,
     ) -> Answer:
         """Answer one question about one video.
 
@@ -128,13 +130,16 @@ class Reasoner:
             mode: "focus", "direct" or "think".
             start_s, end_s: seconds. Only this part of the video is looked at; the times of the answer remain those of
                 the whole video.
+            progress: told at the beginning of each stage, and after each frame of the search.
 
         Raises:
             VideoError: the video cannot be used.
             QuestionError: the question or its options cannot be asked.
             SettingError: the mode is unknown, or there is nothing between start and end.
         """
-        [answer] = self.ask_many(video, [Query.of(question, options)], mode, start_s=start_s, end_s=end_s)
+        [answer] = self.ask_many(
+            video, [Query.of(question, options)], mode, start_s=start_s, end_s=end_s, progress=progress
+        )
         return answer
 
     def ask_many(
@@ -145,9 +150,10 @@ class Reasoner:
         *,
         start_s: float = 0.0,
         end_s: float | None = None,
+        progress: OnProgress = ignore,
     ) -> list[Answer]:
         """Answer several questions about one video; what they have in common is done once."""
-        return list(self.iter_answers(video, queries, mode, start_s=start_s, end_s=end_s))
+        return list(self.iter_answers(video, queries, mode, start_s=start_s, end_s=end_s, progress=progress))
 
     def iter_answers(
         self,
@@ -157,9 +163,11 @@ class Reasoner:
         *,
         start_s: float = 0.0,
         end_s: float | None = None,
+        progress: OnProgress = ignore,
     ) -> Iterator[Answer]:
         """Like `ask_many`, one answer at a time."""
         checked = check_mode(mode)
+        progress(StageProgress("open"))
         with ExitStack() as stack:
             if isinstance(video, (str, os.PathLike)):
                 opened: VideoReader = stack.enter_context(GuardedVideoFile(video, self.video_time_limit_s))
@@ -171,9 +179,9 @@ class Reasoner:
             else:
                 opened = video
             if start_s == 0.0 and end_s is None:
-                session = VideoSession(self.engine, self.encoder, opened)
+                session = VideoSession(self.engine, self.encoder, opened, progress)
                 yield from (session.answer(query, checked) for query in queries)
                 return
             part = VideoRange(opened, start_s, end_s)
-            session = VideoSession(self.engine, self.encoder, part)
+            session = VideoSession(self.engine, self.encoder, part, progress)
             yield from (session.answer(query, checked).within(part.span, opened.duration_s) for query in queries)

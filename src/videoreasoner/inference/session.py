@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from videoreasoner.engines.engine import Completion, Engine, Reply
 from videoreasoner.errors import FrameError, VideoError
 from videoreasoner.inference.answer import Answer, FrameUse, Usage
 from videoreasoner.inference.query import Mode, Query
+from videoreasoner.inference.stages import OnProgress, StageProgress, ignore
 from videoreasoner.inference.warnings import untrained_warnings
 from videoreasoner.retrieval.encoder import TextImageEncoder
 from videoreasoner.retrieval.keyframes import Keyframe
@@ -31,6 +33,9 @@ from videoreasoner.tasks import (
 from videoreasoner.utils.stopwatch import Stopwatch
 from videoreasoner.video.reader import VideoReader
 from videoreasoner.video.sampling import PAIR, FramePlan, focus_plan, uniform_plan
+
+# Its true time in seconds, and uint8[H, W, 3].
+TimedImage = tuple[float, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -76,16 +81,27 @@ class VideoSession:
         engine: runs the model.
         encoder: see `Reasoner`.
         video: the open video; the session does not close it.
+        progress: told at the beginning of each stage, and after each frame of the search.
     """
 
-    def __init__(self, engine: Engine, encoder: TextImageEncoder | None, video: VideoReader) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        encoder: TextImageEncoder | None,
+        video: VideoReader,
+        progress: OnProgress = ignore,
+    ) -> None:
         self.settings = engine.settings
         self.model = engine.name
         self.video = video
         self.clip = engine.open(video)
         self.stopwatch = Stopwatch()
+        self.progress = progress
+        # The first use of a time reads the frame table of the video; the first answer reports how long that took.
+        started = time.perf_counter()
         self.key_times_s = sparse_key_times(video, self.settings)
         self.uniform = uniform_plan(video.duration_s, self.settings.sampling, self.key_times_s)
+        self._opening = {"open": time.perf_counter() - started}
         self.search = None
         if encoder is not None and self.settings.max_key_elements > 0:
             self.search = VideoSearch(encoder, self.settings, self.stopwatch)
@@ -102,10 +118,13 @@ class VideoSession:
         try:
             if mode == "focus":
                 located = self._locate(query)
+                self.progress(StageProgress("focus"))
                 focus = self._focus(located)
+                self.progress(StageProgress("answer"))
                 final = self.clip.complete(focus.plan, query.text, query.options, [Task.ANSWER])
                 replies = [located, final]
             else:
+                self.progress(StageProgress("answer"))
                 focus = Focus(self.uniform)
                 task = Task.THINK if mode == "think" else Task.ANSWER
                 final = self.clip.complete(focus.plan, query.text, query.options, [task])
@@ -119,6 +138,7 @@ class VideoSession:
         if not answered.text.strip():
             warnings.append("The model wrote no answer.")
         work = self._work() - before
+        opening, self._opening = self._opening, {}
         completions = {task: written for reply in replies for task, written in reply.completions.items()}
         return Answer(
             video=self.video.name,
@@ -135,7 +155,7 @@ class VideoSession:
                 FrameUse(time_s, bool(dense))
                 for time_s, dense in zip(final.frame_times_s, np.repeat(focus.plan.dense, PAIR), strict=True)
             ],
-            timing={**work.seconds, "total": time.perf_counter() - started},
+            timing={**opening, **work.seconds, "total": sum(opening.values()) + time.perf_counter() - started},
             usage=Usage(
                 frames_decoded=work.frames_decoded,
                 pairs_encoded=work.pairs_encoded,
@@ -157,9 +177,18 @@ class VideoSession:
         """Ask for the key event and the key elements, over evenly spread frames."""
         if self.search is not None and self.searched is None:
             # Searched before the first pass looks at the video, so that the frames of both are decoded in one run.
-            frames = self.clip.decode_ahead(self.uniform, self.search.times(self.video), self.search.short_side)
-            self.searched = self.search.encode(frames, self.video.duration_s)
+            wanted_s = self.search.times(self.video)
+            frames = self.clip.decode_ahead(self.uniform, wanted_s, self.search.short_side)
+            self.searched = self.search.encode(self._counted(frames, len(wanted_s)), self.video.duration_s)
+        self.progress(StageProgress("locate"))
         return self.clip.complete(self.uniform, query.text, query.options, [Task.EVENT, Task.KEY_ELEMENTS])
+
+    def _counted(self, frames: Iterator[TimedImage], total: int) -> Iterator[TimedImage]:
+        """The searched frames, while their number is reported."""
+        self.progress(StageProgress("search", 0, total))
+        for done, frame in enumerate(frames, 1):
+            yield frame
+            self.progress(StageProgress("search", done, total))
 
     def _focus(self, located: Reply) -> Focus:
         """Turn what the locate pass wrote into a frame plan."""

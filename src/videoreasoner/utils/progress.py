@@ -36,6 +36,46 @@ def pace(done: float, left: float, elapsed_s: float, unit: str) -> str:
     return f"{speed}, {clock} left"
 
 
+class StageBar:
+    """Shows on stderr what one task is doing. Call it with (stage, done, total).
+
+    On a terminal it is a bar that vanishes at the end of the block. A log gets a line at most every half minute, and
+    none for a shorter task. Nothing is shown with `--quiet`.
+
+    Args:
+        console, clock: as for `ProgressBar`.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or Console(stderr=True)
+        self._clock = clock
+        self._is_quiet = not logging.getLogger("videoreasoner").isEnabledFor(logging.WARNING)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        is_hidden = self._is_quiet or not self._console.is_terminal
+        self._bar = Progress(*columns, console=self._console, disable=is_hidden, transient=True)
+        self._task = self._bar.add_task("", total=None)
+        self._logged_s = clock()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` steps of `total` of a stage are done."""
+        if self._is_quiet:
+            return
+        if self._console.is_terminal:
+            self._bar.update(self._task, description=stage, completed=done, total=total)
+        elif (now_s := self._clock()) - self._logged_s >= _LONGEST_PAUSE_S:
+            self._logged_s = now_s
+            self._console.out(f"{stage}: {done} of {total}" if total > 1 else stage, highlight=False)
+
+
 class ProgressBar:
     """Shows progress on stderr. Call it with (done, total), the first time with what an earlier run had done.
 
