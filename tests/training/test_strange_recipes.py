@@ -61,6 +61,6 @@ def test_devices_pipes_and_large_files_are_no_recipes(tmp_path: Path) -> None:
             load_recipe(base, ColdStartRecipe)
 
 
-@pytest.mark.parametrize("change", ["model_name_or_path=" + "a" * 5000, f"num_generations={10**30}"])
+@pytest.mark.parametrize("change", ["model_name_or_path=" + "a" * 1000, f"num_generations={10**30}"])
 def test_absurd_values_in_a_dry_run(change: str) -> None:
     one_line(in_a_process("train", "grpo", "tiny", "--dry-run", "--set", change))

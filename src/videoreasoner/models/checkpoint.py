@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from videoreasoner.video.patches import PatchSettings
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 # The longest path of Linux.
 _LONGEST_NAME = 4095
+_LONGEST_PART = 255
 _WEIGHTS = "*.safetensors"
 _SMALL_FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
 LOADING = threading.RLock()
@@ -104,7 +106,8 @@ def find_folder(
     text = str(name)
     if not text.strip():
         raise CheckpointError("the name of a model or encoder is empty; give a name, a folder or a Hugging Face id")
-    if "\0" in text or len(text) > _LONGEST_NAME:
+    # A longer part is the name of no file, and asking for it is an error of the system.
+    if "\0" in text or len(text) > _LONGEST_NAME or max(map(len, map(os.fsencode, text.split("/")))) > _LONGEST_PART:
         raise CheckpointError(f"{text[:60]!r}...: no name of a model; give a name, a folder or a Hugging Face id")
     is_shipped = (SHIPPED / text / "config.json").is_file()
     path = SHIPPED / text if is_shipped else Path(text).expanduser()
