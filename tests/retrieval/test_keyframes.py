@@ -260,6 +260,11 @@ def test_a_text_that_matches_everywhere_alike_has_one_moment():
     assert find_moments(segments_of(-0.5), 0, 3) == [Moment(0.5, 0.0, 1.0, -0.5)]
 
 
+def test_segments_of_one_frame_are_one_moment():
+    zero, one = np.zeros(3), np.ones(3)
+    assert find_moments(SegmentScores(np.array([[0.4, 0.0, 0.3]]), zero, zero, one), 0, 3) == [Moment(0, 0, 1, 0.4)]
+
+
 @TIDY
 @given(videos())
 def test_moments_lie_apart_in_the_video_and_the_first_holds_the_keyframe(video):

@@ -237,8 +237,16 @@ def find_moments(segments: SegmentScores, row: int, most: int) -> list[Moment]:
     level = (scores.min() + scores.max()) / 2
     high = np.concatenate([[False], scores >= level - SCORE_TOLERANCE, [False]])
     borders = np.flatnonzero(high[1:] != high[:-1])
+    runs: list[tuple[int, int]] = []
+    for first, end in zip(borders[::2].tolist(), borders[1::2].tolist(), strict=True):
+        # A video with few frames gives one frame for several wanted times. Their segments share a stretch of time, and
+        # two runs that share one are the same moment.
+        if runs and segments.start_s[first] < segments.end_s[runs[-1][1] - 1]:
+            runs[-1] = (runs[-1][0], end)
+        else:
+            runs.append((first, end))
     moments = []
-    for first, end in zip(borders[::2], borders[1::2], strict=True):
+    for first, end in runs:
         best = first + _earliest_best(scores[first:end])
         moments.append(
             Moment(

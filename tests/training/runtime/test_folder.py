@@ -171,6 +171,12 @@ def test_an_error_that_is_not_of_the_disk_passes_through(tmp_path: Path, error: 
     assert caught.value is error
 
 
+def test_a_log_on_a_full_disk_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl cannot be saved \(the disk is full\)"):
+        RunFolder(tmp_path).append("metrics.jsonl", {"step": 1})
+
+
 def test_torch_does_not_say_that_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})()
     monkeypatch.setattr(folder_module.shutil, "disk_usage", lambda path: usage)

@@ -283,8 +283,13 @@ class RunFolder:
                     temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def append(self, name: str, *records: dict[str, Any]) -> None:
-        """Add lines to one of the logs."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
+        """Add lines to one of the logs.
+
+        Raises:
+            TrainingError: the disk is full, or the folder cannot be written.
+        """
+        path = self.path / name
+        with self.saving(str(path), removes_staging=False), path.open("a", encoding="utf-8") as file:
             # In ASCII, because texts may hold surrogates, which have no UTF-8, and line ends of `str.splitlines`.
             file.write("".join(json.dumps(record, default=_plain) + "\n" for record in records))
 
