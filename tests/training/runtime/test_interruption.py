@@ -20,9 +20,10 @@ from videoreasoner.training.recipe import ColdStartRecipe, parse_recipe
 from videoreasoner.training.runtime.interruption import Interruption
 from videoreasoner.training.runtime.setup import train as train_run
 
-# The command line, which presses Ctrl-C for itself and all its processes in the middle of a step.
+# The command line. In the middle of a step, a signal comes from elsewhere for it and all its processes: Ctrl-C from a
+# terminal, or SIGTERM from a launcher.
 _PRESSED = """
-import os, signal, sys
+import os, subprocess, sys
 import torch
 from videoreasoner.cli.main import main
 
@@ -32,11 +33,11 @@ step, calls = torch.optim.AdamW.step, [0]
 def pressed(*arguments, **named):
     calls[0] += 1
     if calls[0] == 3:
-        os.killpg(0, signal.SIGINT)
+        subprocess.run(["kill", f"-{sys.argv[1]}", "--", f"-{os.getpgrp()}"])
     return step(*arguments, **named)
 
 torch.optim.AdamW.step = pressed
-main(sys.argv[1:])
+main(sys.argv[2:])
 """
 
 
@@ -59,13 +60,16 @@ def interrupted(content: dict[str, Any], press: Press) -> None:
         train_run(trainer)
 
 
-def test_the_command_saves_a_checkpoint_says_how_to_go_on_and_goes_on(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_saves_a_checkpoint_says_how_to_go_on_and_goes_on(
+    number: int, folder: Path, tmp_path: Path
+) -> None:
     straight = content_for(folder, tmp_path / "straight", dataloader_num_workers=1, save_steps=100)
     train(straight)
     content = {**straight, "output_dir": str(tmp_path / "out")}
     recipe = write_recipe(tmp_path / "recipe.yaml", content)
     done = subprocess.run(
-        [sys.executable, "-c", _PRESSED, "train", "cold-start", str(recipe)],
+        [sys.executable, "-c", _PRESSED, str(int(number)), "train", "cold-start", str(recipe)],
         capture_output=True,
         text=True,
         check=False,

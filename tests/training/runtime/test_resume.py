@@ -316,6 +316,18 @@ def test_a_given_checkpoint_comes_after_the_runs_own(folder: Path, tmp_path: Pat
         train({**first, "output_dir": str(tmp_path / "third"), "resume_from_checkpoint": str(tmp_path)})
 
 
+def test_after_a_given_checkpoint_the_rates_are_those_of_the_recipe(folder: Path, tmp_path: Path) -> None:
+    rows = folder / "data" / "plain.jsonl"
+    first = recipe_content(folder, rows, output_dir=str(tmp_path / "first"), lr_scheduler_type="linear")
+    train({**first, "max_steps": 2})
+    given = str(tmp_path / "first" / "checkpoint-2")
+    decided = {"learning_rate": 1e-5, "weight_decay": 0.3, "adam_beta1": 0.5}
+    train({**first, **decided, "output_dir": str(tmp_path / "second"), "resume_from_checkpoint": given})
+    assert rates(tmp_path / "second") == pytest.approx({3: 4e-5 / 6, 4: 3e-5 / 6, 5: 2e-5 / 6, 6: 1e-5 / 6})
+    groups = torch.load(tmp_path / "second" / "checkpoint-6" / "optimizer.pt")["param_groups"]
+    assert {(group["weight_decay"], group["betas"]) for group in groups} == {(0.3, (0.5, 0.999)), (0.0, (0.5, 0.999))}
+
+
 def rates(out: Path) -> dict[int, float]:
     return {
         line["step"]: line["learning_rate"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch.utils.data import Dataset, get_worker_info
 
@@ -59,10 +61,28 @@ class RowDataset(Dataset[Example | Skipped]):
     def __getitem__(self, index: int) -> Example | Skipped:
         end_with_parent()
         if get_worker_info() is not None:
-            # A terminal sends Ctrl-C to all processes. The parent decides what it means.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            _leave_signals_to_parent()
         rows, row = self.rows[self.sampler[self.first + index]]
         try:
             return self.maker.example(rows.name, row, row.video_path(rows.video_root))
         except (RowError, QuestionError, VideoError) as error:
             return Skipped(rows.name, row.id, str(error))
+
+
+def _leave_signals_to_parent() -> None:
+    """A terminal sends Ctrl-C, and a launcher or a cluster SIGTERM, to all processes. The parent decides what it means.
+
+    A worker that ended would take the parent with it. It ends at a second SIGTERM: of the sender, who wants to stop at
+    once, or of torch, which sends it to a worker that does not end by itself.
+    """
+    if signal.getsignal(signal.SIGTERM) not in (_first_sigterm, _second_sigterm):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _first_sigterm)
+
+
+def _first_sigterm(_number: int, _frame: Any) -> None:
+    signal.signal(signal.SIGTERM, _second_sigterm)
+
+
+def _second_sigterm(_number: int, _frame: Any) -> None:
+    os._exit(0)

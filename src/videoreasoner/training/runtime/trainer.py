@@ -40,6 +40,8 @@ from videoreasoner.utils.stopwatch import Stopwatch, device_wait
 
 LossFunction = Callable[[Any], Tensor]
 """The model, wrapped for distributed training -> a micro-batch's share of the step's loss, a scalar."""
+# What the recipe decides in an optimizer's groups of parameters. Other entries may be state of the optimizer.
+_OF_RECIPE = ("initial_lr", "weight_decay", "betas", "eps")
 
 
 @dataclass(eq=False)
@@ -293,14 +295,20 @@ class TreeTrainer(Trainer):
         self.model.load_state_dict(saved.model.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
         schedule: Any = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
-        if checkpoint is not None and isinstance(schedule, LambdaLR) and not self.is_deepspeed_enabled:
-            # The saved rates are those of the saved schedule, which may have been made for fewer steps.
-            rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-            for group, (base, share) in zip(schedule.optimizer.param_groups, rates, strict=True):
-                group["lr"] = base * share(schedule.last_epoch)
-            schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]
+        if checkpoint is None or self.is_deepspeed_enabled or not isinstance(schedule, LambdaLR):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        # A checkpoint brings along the rates and coefficients of the run that wrote it. Those of this run count: it may
+        # have another recipe, and also the same run may have been made longer.
+        bases, groups = list(schedule.base_lrs), schedule.optimizer.param_groups
+        decided = [{name: group[name] for name in _OF_RECIPE if name in group} for group in groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        schedule.base_lrs = bases
+        rates = zip(bases, schedule.lr_lambdas, strict=True)
+        schedule._last_lr = [base * share(schedule.last_epoch) for base, share in rates]
+        for group, ours, rate in zip(schedule.optimizer.param_groups, decided, schedule._last_lr, strict=True):
+            group.update(ours, lr=rate)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint beside the others, then give it its name."""
