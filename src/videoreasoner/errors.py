@@ -5,13 +5,21 @@ into one line on stderr and exit code 2. Any other exception is a defect of this
 to exit code 1.
 """
 
+import re
+
+# Control characters, and the line breaks of Unicode.
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
+
 
 class VideoReasonerError(Exception):
     """An input that cannot be used, or a request that cannot be met."""
 
 
 class VideoError(VideoReasonerError):
-    """A video that cannot be opened, or holds no usable frame."""
+    """A video that cannot be opened, or holds no usable frame. Line breaks in its name are escaped in the message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), message))
 
 
 class FrameError(VideoError):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
+import socket
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +19,7 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from tests.video.damage import burst_videos, damaged_videos
+from tests.video.videos import Recipe
 from videoreasoner.errors import VideoError
 from videoreasoner.video.isolated.file import GuardedVideoFile
 from videoreasoner.video.pyav.file import VideoFile
@@ -153,3 +158,113 @@ def test_two_threads_report_what_one_reports(count: int, seed: int, codec: str, 
         assert reports[0] == reports[1], f"seed {seed}, video {number}, {path.name}"
         reported += reports[0]
     assert reported
+
+
+def _bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        here = os.getcwd()
+        os.chdir(path.parent)
+        try:
+            bound.bind(path.name)
+        finally:
+            os.chdir(here)
+
+
+_SPECIAL: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda path: None,
+    "empty": lambda path: path.touch(),
+    "folder": lambda path: path.mkdir(),
+    "pipe": os.mkfifo,
+    "socket": _bind,
+    "zeros": lambda path: path.symlink_to("/dev/zero"),
+    "null": lambda path: path.symlink_to("/dev/null"),
+    "loop": lambda path: path.symlink_to(path.name),
+    "broken link": lambda path: path.symlink_to("nowhere"),
+    "hole": lambda path: (path.touch(), os.truncate(path, 2**20)),
+    "words": lambda path: path.write_text("words " * 99),
+    "noise": lambda path: path.write_bytes(bytes(range(256)) * 9),
+}
+_PIECES = ["\n", "\r", "\t", "\x1b[31m", "\x7f", "\u2028", " ", ":", "|", "%03d", "*", "'", '"', "~", "\\", "?", "#"]
+_PIECES += ["&", "é", "\udcff", "\u202e", "video", "http:", "concat:", ",", "..", "-", "x" * 90]
+
+
+@pytest.mark.parametrize(
+    ("count", "seed"),
+    [pytest.param(60, 20260104, id="fixed"), pytest.param(1000, secrets.randbits(32), marks=pytest.mark.slow)],
+)
+def test_special_files_and_odd_names(count: int, seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    sound = Recipe("sound.mp4", count=5).make(tmp_path)
+    kinds = [*_SPECIAL, *["video"] * 6]
+    for number in range(count):
+        pieces = rng.choice(_PIECES, int(rng.integers(1, 6)))
+        name = f"{number}{''.join(map(str, pieces))}" + str(rng.choice(["", ".mp4", ".mkv"]))
+        path = tmp_path / os.fsdecode(os.fsencode(name)[: 100 if number % 3 else 240]).replace("\0", "")
+        kind = kinds[number % len(kinds)]
+        if kind == "video":
+            shutil.copy(sound, path)
+        else:
+            _SPECIAL[kind](path)
+        case = f"seed {seed}, {number}, {kind}, {path.name!r}"
+        try:
+            with GuardedVideoFile(path, time_limit_s=60.0) as video:
+                assert len(video.frames_at([0.0, 0.1])) == 2, case
+                assert kind == "video", case
+        except VideoError as error:
+            message = str(error)
+            assert kind != "video", f"{case}: {message}"
+            assert len(message.splitlines()) == 1, case
+            assert str(number) in message, case
+    with pytest.raises(VideoError, match="cannot be reached"):
+        GuardedVideoFile(tmp_path / ("x" * 300))
+
+
+_CHANGES: dict[str, Callable[[Path, Path], object]] = {
+    "replaced": lambda path, other: os.replace(shutil.copy(other, path.with_suffix(".new")), path),
+    "rewritten": lambda path, other: path.write_bytes(other.read_bytes()),
+    "cut": lambda path, other: os.truncate(path, path.stat().st_size // 2),
+    "longer": lambda path, other: path.open("ab").write(bytes(100)),
+    "deleted": lambda path, other: path.unlink(),
+}
+
+
+@pytest.mark.parametrize(
+    ("count", "seed"),
+    [pytest.param(40, 20260105, id="fixed"), pytest.param(600, secrets.randbits(32), marks=pytest.mark.slow)],
+)
+def test_a_video_that_changes_while_it_is_used_gives_its_own_frames_or_an_error(
+    count: int, seed: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(seed)
+    recipe = Recipe("one.mp4", count=40, options={"g": "10", "bf": "2"})
+    one, other = recipe.make(tmp_path), Recipe("other.mp4", count=60, size=(48, 64), options={"g": "7"}).make(tmp_path)
+    with VideoFile(one) as video:
+        times_s = video.frame_times_s
+        expected = video.frames_at(times_s).pixels
+    refused = 0
+    for number in range(count):
+        path = tmp_path / "used.mp4"
+        shutil.copy(one, path)
+        os.utime(path, (1e9, 1e9))
+        change, moment = str(rng.choice(list(_CHANGES))), int(rng.integers(4))
+        case = f"seed {seed}, {number}, {change} at moment {moment}"
+        try:
+            with GuardedVideoFile(path, time_limit_s=60.0, threads=1 + number % 2) as video:
+                if moment > 0:
+                    assert len(video.frame_times_s) == 40
+                if moment > 1:
+                    video.frames_at(times_s[::9])
+                wanted = np.sort(rng.choice(40, 8))
+                frames = video.iter_frames_at(times_s[wanted]) if moment > 2 else None
+                got = [next(frames)[1]] if frames else []
+                _CHANGES[change](path, other)
+                got += [image for _, image in frames or video.iter_frames_at(times_s[wanted])]
+                assert change == "deleted", f"{case}: not noticed"
+                assert np.array_equal(got, expected[wanted]), case
+        except VideoError as error:
+            message = str(error)
+            assert len(message.splitlines()) == 1, case
+            assert str(path) in message, case
+            refused += 1
+        path.unlink(missing_ok=True)
+    assert refused >= count / 2
