@@ -64,6 +64,7 @@ def test_an_event_that_cannot_be_read_scores_zero(text: str) -> None:
         ("1234", "1,234.", 1.0),
         ("0.5", ".5", 1.0),
         ("1,2345", "12345", 0.0),
+        ("123", "0,123", 0.0),
         ("red", "red <|event_end|>", 1.0),
         ("red", "blue", 0.0),
     ],

@@ -100,8 +100,8 @@ def _score_answer(row: Reference, stated: str | None) -> Score:
     return Score(float(_plain(stated) == _plain(row.answer)), is_parsed, "text")
 
 
-# Commas between groups of three digits only: "1,234" is a number, "1,2" are two.
-_NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)")
+# Commas between groups of three digits only: "1,234" is a number, "1,2" are two, and "0,123" is neither.
+_NUMBER = re.compile(r"[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)")
 
 
 def _number(text: str) -> float | None:

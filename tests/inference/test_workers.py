@@ -66,6 +66,14 @@ def test_the_end_of_a_worker_is_reported(benchmark: ParrotBenchmark, tmp_path: P
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
+def test_an_error_is_reported_by_a_worker_that_read_no_rows(benchmark: ParrotBenchmark) -> None:
+    config = WorkerConfig(Absent(), "focus", benchmark.video_root)
+    # More than a pipe holds.
+    large = [benchmark.rows[0].model_copy(update={"question": "?" * 2**20})]
+    with pytest.raises(CheckpointError, match="buy one"):
+        list(answer_videos(config, [large, large], 2))
+
+
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     code = """
 from pathlib import Path

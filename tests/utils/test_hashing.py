@@ -36,6 +36,9 @@ def test_a_checkpoint_is_known_by_what_it_answers_with(tmp_path: Path) -> None:
     assert hash_checkpoint(copy) == first
     (copy / "trainer_state.json").write_text("{}")
     assert hash_checkpoint(copy) == first
+    (copy / "processor_config.json").write_text("{}")
+    assert hash_checkpoint(copy) != first
+    (copy / "processor_config.json").unlink()
     for name in ("videoreasoner.json", "tokenizer.json", "model.safetensors"):
         path = copy / name
         content = path.read_bytes()

@@ -178,6 +178,19 @@ def test_settings_of_a_folder(tmp_path):
     assert PatchSettings.from_folder(tmp_path, **LIMITS) == PatchSettings(**LIMITS)
 
 
+def test_settings_of_a_processor_that_transformers_5_saved(tmp_path):
+    path = tmp_path / "processor_config.json"
+    image = {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    path.write_text(json.dumps({"image_processor": image, "processor_class": "Qwen2VLProcessor"}))
+    expected = PatchSettings(patch_size=16, image_mean=(0.5,) * 3, image_std=(0.5,) * 3, **LIMITS)
+    assert PatchSettings.from_folder(tmp_path, **LIMITS) == expected
+    path.write_text(json.dumps({"image_processor": image, "video_processor": {"patch_size": 14}}))
+    assert PatchSettings.from_folder(tmp_path, **LIMITS) == PatchSettings(**LIMITS)
+    path.write_text(json.dumps({"processor_class": "Qwen2VLProcessor"}))
+    with pytest.raises(CheckpointError, match=r"processor_config\.json"):
+        PatchSettings.from_folder(tmp_path, **LIMITS)
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -76,7 +76,9 @@ def _answer_in_processes(config: WorkerConfig, videos: Sequence[Sequence[Row]], 
         for number in range(min(workers, len(videos))):
             connection, process = _start_worker(config, number)
             busy[connection] = process
-            connection.send(waiting.popleft())
+            # A worker may end before it has read many rows; what it said, or how it ended, is read below.
+            with suppress(OSError):
+                connection.send(waiting.popleft())
         while busy:
             for ready in wait(list(busy)):
                 connection = cast(Connection, ready)

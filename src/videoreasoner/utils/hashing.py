@@ -16,7 +16,7 @@ _DIGITS = 16
 # The files that decide a checkpoint's answers. Logs and optimizer states do not.
 _CHECKPOINT_FILES = (
     "*.safetensors", "config.json", "generation_config.json", "videoreasoner.json", "tokenizer*.json", "vocab.json",
-    "merges.txt", "special_tokens_map.json", "added_tokens.json", "*preprocessor_config.json",
+    "merges.txt", "special_tokens_map.json", "added_tokens.json", "*processor_config.json",
 )  # fmt: skip
 
 

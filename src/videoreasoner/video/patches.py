@@ -21,6 +21,7 @@ from videoreasoner.utils.files import read_json
 
 # The limit of transformers. A longer frame would become one patch high and thousands of patches wide.
 MAX_ASPECT_RATIO = 200
+_WHOLE_PROCESSOR = "processor_config.json"
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,24 @@ class PatchSettings:
     def from_folder(cls, folder: Path, *, min_pixels: int, max_pixels: int) -> PatchSettings:
         """Read the processor file of a checkpoint; the pixel limits come from the caller.
 
+        transformers 5 saves a processor as one `processor_config.json`, which holds those of images and videos.
+
         Raises:
-            CheckpointError: neither processor file is there, or it is not readable.
+            CheckpointError: no processor file is there, or it is not readable.
         """
-        for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+        for name in ("video_preprocessor_config.json", "preprocessor_config.json", _WHOLE_PROCESSOR):
             path = folder / name
             if path.is_file():
                 break
         else:
             raise CheckpointError(
-                f"{folder}: no video_preprocessor_config.json or preprocessor_config.json; "
+                f"{folder}: no video_preprocessor_config.json, preprocessor_config.json or {_WHOLE_PROCESSOR}; "
                 "copy the processor files of the model that this one was trained from"
             )
         try:
             config = read_json(path)
+            if name == _WHOLE_PROCESSOR:
+                config = config.get("video_processor") or config["image_processor"]
             return cls(
                 patch_size=int(config.get("patch_size", cls.patch_size)),
                 merge_size=int(config.get("merge_size", cls.merge_size)),
@@ -85,7 +90,7 @@ class PatchSettings:
                 image_mean=tuple(config.get("image_mean", cls.image_mean)),
                 image_std=tuple(config.get("image_std", cls.image_std)),
             )
-        except (OSError, OverflowError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, OverflowError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: not a processor configuration ({error})") from error
 
 
