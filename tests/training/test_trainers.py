@@ -73,6 +73,13 @@ def test_mistakes_are_named() -> None:
         GrpoTrainer("tiny", [odd], [{"id": "a"}], "out")
 
 
+@pytest.mark.parametrize("name", ["accuracy", "key_element_retrieval"])
+def test_a_function_does_not_take_the_place_of_a_shipped_reward(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(odd, "__name__", name)
+    with pytest.raises(SettingError, match=f"{name} is the name of a shipped reward; rename the function"):
+        GrpoTrainer("tiny", [odd], "rows.jsonl", "out", tasks=["answer"]).train()
+
+
 def test_the_public_names_exist() -> None:
     for name in training.__all__:
         assert getattr(training, name).__name__ == name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import linecache
 
 import pytest
 
@@ -12,7 +13,8 @@ from videoreasoner.errors import RowError, SettingError, TrainingError
 from videoreasoner.models.checkpoint import save_checkpoint
 from videoreasoner.rows import Row, read_rows, write_rows
 from videoreasoner.settings import Settings
-from videoreasoner.training.grpo.setup import prepare_grpo, train_grpo
+from videoreasoner.training.grpo.rewards import load_rewards
+from videoreasoner.training.grpo.setup import prepare_grpo, reward_sources, train_grpo
 from videoreasoner.video.patches import PatchSettings
 
 
@@ -68,3 +70,14 @@ def test_a_reference_of_another_vocabulary_is_refused(videos, tmp_path) -> None:
     save_checkpoint(tmp_path / "other", model, tokenizer(), Settings(), patches)
     with pytest.raises(SettingError, match=r"ref_model .*other: its vocabulary is not the model's"):
         train(videos, tmp_path / "out", ref_model=str(tmp_path / "other"))
+
+
+def test_a_reward_of_a_file_with_a_shipped_name_is_part_of_the_run(tmp_path) -> None:
+    digests = []
+    for number in range(2):
+        path = tmp_path / "mine.py"
+        path.write_text(f"def accuracy(completions, **_):\n    return [{number}.0 for _ in completions]\n")
+        linecache.clearcache()
+        digests.append(reward_sources(load_rewards({f"{path}:accuracy": 1.0, "event_iou": 1.0})))
+    assert [list(sources) for sources in digests] == [["accuracy"]] * 2
+    assert digests[0] != digests[1]

@@ -52,7 +52,8 @@ def reward_sources(rewards: Rewards) -> dict[str, str]:
     """
     sources = {}
     for name, function in rewards.functions.items():
-        if name in SHIPPED or name == KEY_ELEMENT_RETRIEVAL:
+        # A function of a file may have the name of a shipped one.
+        if function is SHIPPED.get(name) or isinstance(function, KeyElementRetrieval):
             continue
         # An object that can be called has its source in its class.
         written: Any = function if inspect.isroutine(function) else type(function)
@@ -71,10 +72,14 @@ def rewards_of(recipe: GrpoRecipe, functions: Mapping[str, RewardFunction] | Non
         functions: see `prepare_grpo`.
 
     Raises:
-        SettingError: one cannot be loaded, a task is concerned by none, or retrieval has no encoder.
+        SettingError: one cannot be loaded, a function has the name of a shipped one, a task is concerned by none, or
+            retrieval has no encoder.
         CheckpointError: the encoder cannot be loaded.
     """
     more: dict[str, RewardFunction] = dict(functions or {})
+    taken = sorted(more.keys() & {*SHIPPED, KEY_ELEMENT_RETRIEVAL})
+    if taken:
+        raise SettingError(f"rewards: {taken[0]} is the name of a shipped reward; rename the function")
     if KEY_ELEMENT_RETRIEVAL in recipe.rewards:
         settings = Settings.load(find_folder(recipe.model_name_or_path, weights=False)).changed(**recipe.settings)
         name = recipe.reward_encoder or settings.encoder
