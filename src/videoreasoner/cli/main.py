@@ -175,7 +175,9 @@ def _wait_for_first_process() -> None:
 
 
 def _end_stopped(text: str = "stopped") -> NoReturn:
-    print(one_line(text), file=sys.stderr)
+    # A launcher may have started several processes; only the first one says it.
+    if os.environ.get("RANK", "0") == "0":
+        print(one_line(text), file=sys.stderr)
     sys.exit(_STOPPED)
 
 

@@ -147,11 +147,7 @@ def train(
             raise SettingError(f"{recipe}: cannot run in this way: {report.problems[0]}")
         return
     _silence_transformers()
-    try:
-        folder = train_recipe(found, overwrite)
-    except KeyboardInterrupt as interrupt:
-        # Training has said how to go on.
-        raise typer.Exit(130) from interrupt
+    folder = train_recipe(found, overwrite)
     # A launcher may have started several processes; only the first one prints.
     if os.environ.get("RANK", "0") == "0":
         say(f"{folder}: the trained model")

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from tests.training.runtime.runs import content_for, metrics, train
 from tests.training.toy import write_recipe
+from videoreasoner.errors import Stopped
 from videoreasoner.training.cold_start import prepare_cold_start
 from videoreasoner.training.recipe import ColdStartRecipe, parse_recipe
 from videoreasoner.training.runtime.interruption import Interruption
@@ -53,11 +54,13 @@ class Press(TrainerCallback):
                 os.kill(os.getpid(), number)
 
 
-def interrupted(content: dict[str, Any], press: Press) -> None:
+def interrupted(content: dict[str, Any], press: Press) -> str:
+    """Train until `press` stops it; what the error says."""
     trainer = prepare_cold_start(parse_recipe(content, ColdStartRecipe))
     trainer.add_callback(press)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped) as caught:
         train_run(trainer)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -79,7 +82,9 @@ def test_the_command_saves_a_checkpoint_says_how_to_go_on_and_goes_on(
     assert done.returncode == 130, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert f"stopped at step 3 of 6; the same command goes on from {tmp_path / 'out' / 'checkpoint-3'}" in done.stderr
+    last = f"stopped at step 3 of 6; the same command goes on from {tmp_path / 'out' / 'checkpoint-3'}"
+    assert done.stderr.splitlines()[-1] == last
+    assert [line for line in done.stderr.splitlines() if line.startswith("stopped")] == [last]
     assert not (tmp_path / "out" / "model.safetensors").exists()
     train(content)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "straight")]
@@ -88,23 +93,21 @@ def test_the_command_saves_a_checkpoint_says_how_to_go_on_and_goes_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_training_stops_after_the_step(
-    number: int, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_stops_after_the_step(number: int, folder: Path, tmp_path: Path) -> None:
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    interrupted(content_for(folder, tmp_path / "out", save_steps=100), Press(1, number))
+    said = interrupted(content_for(folder, tmp_path / "out", save_steps=100), Press(1, number))
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
-    assert "stopped at step 2 of 6; the same command goes on from " in capsys.readouterr().err
+    assert said.startswith("stopped at step 2 of 6; the same command goes on from ")
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert not (tmp_path / "out" / ".lock").exists()
 
 
-def test_a_second_ctrl_c_stops_at_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    interrupted(content_for(folder, tmp_path / "out"), Press(3, signal.SIGINT, signal.SIGINT))
+def test_a_second_ctrl_c_stops_at_once(folder: Path, tmp_path: Path) -> None:
+    said = interrupted(content_for(folder, tmp_path / "out"), Press(3, signal.SIGINT, signal.SIGINT))
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
-    assert f"stopped at step 3 of 6; the same command goes on from {tmp_path}" in capsys.readouterr().err
-    interrupted(content_for(folder, tmp_path / "none"), Press(0, signal.SIGINT, signal.SIGINT))
-    assert "stopped at step 0 of 6; there is no checkpoint yet" in capsys.readouterr().err
+    assert said.startswith(f"stopped at step 3 of 6; the same command goes on from {tmp_path}")
+    said = interrupted(content_for(folder, tmp_path / "none"), Press(0, signal.SIGINT, signal.SIGINT))
+    assert said == "stopped at step 0 of 6; there is no checkpoint yet"
 
 
 def test_in_the_last_step_the_run_is_finished(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
+from videoreasoner.errors import Stopped
 from videoreasoner.training.data.dataset import RowDataset
 from videoreasoner.training.data.examples import example_maker
 from videoreasoner.training.data.sampler import RowSampler, total_steps
@@ -98,7 +99,7 @@ def train(trainer: TreeTrainer) -> Path:
     """Train, from the last checkpoint if there is one, and put the model into the output folder, which is returned.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed. Where training had begun, a line on stderr says how to go on.
+        Stopped: Ctrl-C was pressed while training; the message says how to go on.
         TrainingError: the run cannot continue, the model cannot be written or uploaded, or another run is in the
             folder.
     """
@@ -123,13 +124,10 @@ def _train(trainer: TreeTrainer) -> None:
             trainer.train(resume_from_checkpoint=str(run.resume.checkpoint) if run.resume.checkpoint else None)
         if interruption.step is not None:
             raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        progress.close()
-        if run.args.process_index == 0:
-            last = run.folder.last_checkpoint()
-            onward = f"the same command goes on from {last}" if last else "there is no checkpoint yet"
-            say(f"stopped at step {trainer.state.global_step} of {run.args.max_steps}; {onward}", to_stderr=True)
-        raise
+    except KeyboardInterrupt as stop:
+        last = run.folder.last_checkpoint()
+        onward = f"the same command goes on from {last}" if last else "there is no checkpoint yet"
+        raise Stopped(f"stopped at step {trainer.state.global_step} of {run.args.max_steps}; {onward}") from stop
     finally:
         progress.close()
     files = finish(trainer)
