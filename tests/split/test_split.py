@@ -1,6 +1,6 @@
 """Weights, gradients and optimizer split over processes (ZeRO-2, ZeRO-3, FSDP2) train the model that whole ones do.
 
-The profiles of recipes/accelerate, in two processes on a CPU (see on_cpu.py). Run by `make test-split`.
+The profiles accelerate/*, in two processes on a CPU (see on_cpu.py). Run by `make test-split`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from tests.training.toy import make_data, make_model, recipe_content, write_recipe
+from videoreasoner.models.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ["zero2", "zero3", "fsdp2"]
@@ -38,7 +40,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launch(folder: Path, out: Path, profile: str, kind: str = "cold-start", **changes: Any) -> tuple[int, str]:
-    """Exit code and stderr of a run in two processes; `whole` is plain data parallelism in mixed precision."""
+    """Exit code and stderr of a run in two processes.
+
+    Args:
+        profile: without accelerate/; with -float32, in that precision. `whole` is plain data parallelism in mixed
+            precision.
+    """
     content = recipe_content(folder, folder / "data" / "plain.jsonl", output_dir=str(out))
     content |= {"per_device_train_batch_size": 1, "max_steps": 4, "dtype": "bfloat16", "bf16": True}
     if profile == "whole":
@@ -46,8 +53,12 @@ def launch(folder: Path, out: Path, profile: str, kind: str = "cold-start", **ch
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "videoreasoner"]
     else:
         content |= {"trainer": {"use_cpu": False}}
-        settings = ["--config_file", f"recipes/accelerate/{profile}.yaml", "--num_processes", "2"]
-        command = ["-m", "accelerate.commands.launch", *settings, "tests/split/on_cpu.py"]
+        name, _, precision = profile.partition("-")
+        settings = yaml.safe_load((ROOT / f"src/videoreasoner/recipes/accelerate/{name}.yaml").read_text())
+        settings |= {"num_processes": 2, **({"mixed_precision": "no"} if precision else {})}
+        written = out.parent / f"{profile}.yaml"
+        written.write_text(yaml.safe_dump(settings))
+        command = ["-m", "accelerate.commands.launch", "--config_file", str(written), "tests/split/on_cpu.py"]
     recipe = write_recipe(out.parent / f"{out.name}.yaml", {**content, **changes})
     done = subprocess.run(
         [sys.executable, *command, "train", kind, str(recipe)],
@@ -59,7 +70,9 @@ def launch(folder: Path, out: Path, profile: str, kind: str = "cold-start", **ch
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "DS_ACCELERATOR": "cpu",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(ROOT), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
         },
     )
     return done.returncode, done.stderr
@@ -120,23 +133,92 @@ def test_adapters(folder: Path, tmp_path: Path, profile: str) -> None:
     assert all((ours[name].float() - weight.float()).abs().max() < 0.02 for name, weight in expected.items())
 
 
-def test_grpo_on_split_gradients(folder: Path, tmp_path: Path) -> None:
-    """In a step without advantages the schedule continues and the weights stay. Held-out rows are sampled."""
-    rewards = tmp_path / "rewards.py"
-    rewards.write_text(
-        "calls = []\n"
-        "def uneven(completion_ids, **_):\n"
-        "    calls.append(1)\n"
-        "    return [float(sum(ids) % 7) * (len(calls) != 2) for ids in completion_ids]\n"
-    )
-    changes = {"rewards": {f"{rewards}:uneven": 1.0}, "num_generations": 4, "max_completion_length": 12}
-    changes |= {"tasks": ["answer"], "max_steps": 3, "save_steps": 1, "save_total_limit": 3, "skip_flat_groups": True}
-    changes |= {"eval_data": [{"path": str(folder / "data" / "plain.jsonl")}], "eval_rows": 3}
-    before, *lines = train(folder, out := tmp_path / "out", "zero2", "grpo", **changes)
+REWARDS = """
+import os
+calls = 0
+
+def by_ids(completion_ids, **_):
+    return [float(sum(ids) % 7) for ids in completion_ids]
+
+def uneven(completion_ids, **_):
+    # In the first step one process has a group with advantages, in the second none, in the third both.
+    global calls
+    calls += 1
+    learns = calls == 3 or (calls == 1 and os.environ["RANK"] == "1")
+    return [float(sum(ids) % 7) if learns else 1.0 for ids in completion_ids]
+"""
+
+
+def grpo(folder: Path, reward: str, **changes: Any) -> dict[str, Any]:
+    (folder / "rewards.py").write_text(REWARDS)
+    return {
+        "rewards": {f"{folder / 'rewards.py'}:{reward}": 1.0},
+        "num_generations": 4,
+        "max_completion_length": 12,
+        "eval_data": [{"path": str(folder / "data" / "plain.jsonl")}],
+        "eval_rows": 3,
+        **changes,
+    }
+
+
+def exact_grpo(folder: Path) -> dict[str, Any]:
+    """Two rollouts of two micro-batches a process, two updates on each; plain descent keeps proportions."""
+    steps = {"max_steps": 4, "num_iterations": 2, "gradient_accumulation_steps": 2, "recorded_rollouts": 99}
+    exact = {"dtype": "float32", "bf16": False, "optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant"}
+    return grpo(folder, "by_ids", tasks=["event", "answer"], **steps, **exact)
+
+
+def lines_of(path: Path) -> list[str]:
+    return sorted(path.read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def whole_grpo(folder: Path) -> Path:
+    train(folder, out := folder / "whole-grpo", "whole", "grpo", **exact_grpo(folder))
+    return out
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_grpo_samples_and_learns_as_with_whole_weights(
+    folder: Path, tmp_path: Path, whole_grpo: Path, profile: str
+) -> None:
+    """The weights are gathered for rollouts, held-out rows and the reference. In float32, nothing rounds apart."""
+    lines = train(folder, out := tmp_path / "out", f"{profile}-float32", "grpo", **exact_grpo(folder))
+    expected = [json.loads(line) for line in (whole_grpo / "metrics.jsonl").read_text().splitlines()]
+    assert any(line.get("kl", 0) > 1e-7 for line in expected)
+    for mine, theirs in zip(lines, expected, strict=True):
+        names = {name for name in theirs if not name.startswith(("time/", "memory/"))}
+        assert names == {name for name in mine if not name.startswith(("time/", "memory/"))}
+        assert {name: mine[name] for name in names} == pytest.approx(
+            {name: theirs[name] for name in names}, rel=1e-3, abs=1e-5
+        )
+    assert lines_of(out / "samples.jsonl") == lines_of(whole_grpo / "samples.jsonl")
+    rollouts = [json.loads(line) for line in lines_of(out / "rollouts.jsonl")]
+    others = [json.loads(line) for line in lines_of(whole_grpo / "rollouts.jsonl")]
+    assert len(rollouts) == 2 * 4 * 2 * 4
+    assert rollouts == others
+    start, ours = (load_file(path / "model.safetensors") for path in (folder / "model", out))
+    for name, weight in load_file(whole_grpo / "model.safetensors").items():
+        assert (ours[name] - weight).norm() <= 1e-4 * (weight - start[name]).norm(), name
+    load_checkpoint(out, "cpu")
+
+    if profile != "zero2":
+        shutil.rmtree(out / "checkpoint-4")
+        (out / "config.json").unlink()
+        assert metrics(train(folder, out, f"{profile}-float32", "grpo", **exact_grpo(folder))) == metrics(lines)
+        again = load_file(out / "model.safetensors")
+        assert all(torch.equal(weight, again[name]) for name, weight in ours.items())
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_grpo_where_processes_have_unequal_work(folder: Path, tmp_path: Path, profile: str) -> None:
+    """One process has nothing to learn, then both; the schedule continues, and such a step changes no weight."""
+    changes = grpo(folder, "uneven", tasks=["answer"], max_steps=3, save_steps=1, save_total_limit=3, beta=0.0)
+    changes |= {"freeze_vision": True, "eval_rows": 1}
+    before, *lines = train(folder, out := tmp_path / "out", profile, "grpo", **changes)
     assert (before["step"], before.keys()) == (0, {"step", *(name for name in before if "held_out/" in name)})
-    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
-    assert [sample["step"] for sample in samples] == [0, 0, 0, 3, 3, 3]
-    assert [line["zero_variance_groups"] for line in lines] == [0.0, 1.0, 0.0]
+    assert [json.loads(line)["step"] for line in lines_of(out / "samples.jsonl")] == [0, 3]
+    assert [line["zero_variance_groups"] for line in lines] == [0.5, 1.0, 0.0]
     assert [line["grad_norm"] > 0 for line in lines] == [True, False, True]
     assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3, 7.5e-4, 2.5e-4])
     first, second, third = (load_file(out / f"checkpoint-{step}" / "model.safetensors") for step in (1, 2, 3))
@@ -145,12 +227,23 @@ def test_grpo_on_split_gradients(folder: Path, tmp_path: Path) -> None:
     assert all(line["rollout_mismatch"] < 0.05 for line in lines if "rollout_mismatch" in line)
 
 
+@pytest.mark.parametrize("profile", ["zero3", "fsdp2"])
+def test_grpo_with_adapters(folder: Path, tmp_path: Path, profile: str) -> None:
+    """The reference is the gathered model without its adapters."""
+    changes = grpo(folder, "by_ids", tasks=["event"], max_steps=3, model_name_or_path=str(folder / "untied"))
+    lines = train(folder, out := tmp_path / "out", profile, "grpo", **{**changes, **ADAPTERS})[1:]
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-4)
+    assert lines[2]["kl"] > 1e-4
+    assert all(line["rollout_mismatch"] < 0.05 for line in lines)
+    start, ours = (load_file(path / "model.safetensors") for path in (folder / "untied", out))
+    assert any(not torch.equal(weight, ours[name]) for name, weight in start.items())
+
+
 @pytest.mark.parametrize(
     ("profile", "kind", "changes", "message"),
     [
         ("zero2", "cold-start", {"bf16": False}, "set bf16=true"),
         ("fsdp2", "cold-start", ADAPTERS, "its output layer is its embedding"),
-        ("zero3", "grpo", {}, "GRPO samples from whole weights"),
     ],
 )
 def test_weights_that_cannot_be_split_are_refused_before_the_folder_is_claimed(

@@ -78,7 +78,8 @@ class Checkpoint:
         config = self.model.config
         names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
         ids = {getattr(config, name, None) for name in (*names, "vision_token_id")}
-        rows = self.model.get_output_embeddings().weight.shape[0]
+        # Not the shape of the output layer's weight: split over processes, it has no rows.
+        rows = config.get_text_config().vocab_size
         beyond = range(len(self.encoder.tokenizer), rows)
         return tuple({i for i in ids if i is not None and 0 <= i < rows} | set(beyond))
 

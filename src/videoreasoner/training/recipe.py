@@ -191,6 +191,12 @@ SPLIT_TIED = (
 )
 
 
+SPLIT_QUANTISED = (
+    "lora.load_in_4bit: FSDP and ZeRO-3 cannot split quantised weights here; launch with the profile "
+    "accelerate/multi_gpu or zero2 (`videoreasoner train --list`)"
+)
+
+
 def loses_updates(recipe: Recipe, is_split: bool) -> bool:
     """Whether `LOST_UPDATES` is true of a run: at usual learning rates, a step is below a bfloat16 weight's last bit.
 

@@ -14,12 +14,6 @@ from videoreasoner.training.grpo.losses import Normalisation
 from videoreasoner.training.grpo.rewards import reference_fields
 from videoreasoner.training.recipe import Positive, Recipe
 
-SPLIT_WEIGHTS = (
-    "GRPO samples from whole weights, and FSDP and ZeRO-3 split them; use the profile accelerate/zero2 "
-    "(optimizer and gradients are split) or accelerate/multi_gpu, or train adapters (lora)"
-)
-"""The error of a run whose weights would be split, raised before the run starts."""
-
 
 class GrpoRecipe(Recipe):
     """Reinforcement of locating and answering (paper, section "Multi-task GRPO")."""

@@ -16,10 +16,11 @@ from videoreasoner.errors import SettingError
 from videoreasoner.models.checkpoint import Checkpoint, find_folder, load_checkpoint
 from videoreasoner.retrieval.encoder import load_encoder
 from videoreasoner.settings import Settings
-from videoreasoner.training.grpo.recipe import SPLIT_WEIGHTS, GrpoRecipe
+from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.grpo.retrieval_reward import KeyElementRetrieval
 from videoreasoner.training.grpo.rewards import KEY_ELEMENT_RETRIEVAL, SHIPPED, RewardFunction, Rewards, load_rewards
 from videoreasoner.training.grpo.trainer import GrpoTrainer
+from videoreasoner.training.runtime.arguments import has_split_weights
 from videoreasoner.training.runtime.setup import prepare, train
 from videoreasoner.utils.terminal import say
 from videoreasoner.video.isolated.file import GuardedVideoFile
@@ -38,10 +39,9 @@ def prepare_grpo(
     """
     rewards = rewards_of(recipe, functions)
     run = prepare(recipe, overwrite, None, recipe.num_iterations, reward_sources(rewards))
-    trainer = GrpoTrainer(run, recipe, rewards, load_reference(recipe, run.checkpoint, run.args.device))
-    if trainer.has_split_weights:
-        raise SettingError(SPLIT_WEIGHTS)
-    return trainer
+    # Where weights are split, the trainer splits the reference, too. No device has to hold all of it.
+    device = torch.device("cpu") if has_split_weights(run.args) else run.args.device
+    return GrpoTrainer(run, recipe, rewards, load_reference(recipe, run.checkpoint, device))
 
 
 def reward_sources(rewards: Rewards) -> dict[str, str]:

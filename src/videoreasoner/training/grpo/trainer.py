@@ -48,6 +48,7 @@ from videoreasoner.training.grpo.rewards import Rewards
 from videoreasoner.training.grpo.rollout_log import RolloutLog, ZeroRewardAlarm
 from videoreasoner.training.grpo.rollouts import Rollout, Sampling, sample
 from videoreasoner.training.grpo.scored import ScoredRollouts
+from videoreasoner.training.runtime.gathering import SplitCopy
 from videoreasoner.training.runtime.trainer import LossFunction, TrainingRun, TreeTrainer
 from videoreasoner.utils.terminal import say
 
@@ -86,6 +87,8 @@ class GrpoTrainer(TreeTrainer):
     def __init__(self, run: TrainingRun, recipe: GrpoRecipe, rewards: Rewards, reference: Any) -> None:
         super().__init__(run)
         self.recipe, self.rewards, self.reference = recipe, rewards, reference
+        if self.has_split_weights and reference is not None:
+            self.reference = SplitCopy(reference, self.args.device, self.gathered_dtype)
         self.sampling = Sampling(
             recipe.num_generations, recipe.temperature, recipe.top_p, recipe.max_completion_length, recipe.seed
         )
@@ -141,10 +144,12 @@ class GrpoTrainer(TreeTrainer):
         # Reference: the same completions under the model that training started from. Loss: see `loss`.
         losses: list[LossFunction | None] = []
         rest = iter(results)
-        for batch in batches:
-            own = [r for r in islice(rest, len(batch.examples)) if isinstance(r, ScoredRollouts) and r.is_learned.any()]
-            experience = self.experience(own, completions, tokens) if own else self.dummy_experience()
-            losses.append(partial(self.loss, experience) if experience is not None else None)
+        with self.whole_reference() as reference:
+            for batch in batches:
+                rows = islice(rest, len(batch.examples))
+                own = [one for one in rows if isinstance(one, ScoredRollouts) and one.is_learned.any()]
+                experience = self.experience(own, completions, tokens, reference) if own else self.dummy_experience()
+                losses.append(partial(self.loss, experience) if experience is not None else None)
         return losses
 
     def loss(self, experience: Experience, model: Any) -> Tensor:
@@ -181,10 +186,11 @@ class GrpoTrainer(TreeTrainer):
             The completions of each example; and float[tokens, D], the features of its clip, where the update can use
             them. None where the vision tower learns and the update must encode the clip again.
         """
-        checkpoint, policy = self.run.checkpoint, unwrapped(self.model)
+        checkpoint = self.run.checkpoint
         rollouts: list[list[Rollout]] = []
         kept: list[Tensor | None] = []
-        with self.stopwatch.stage("rollout"), self._sampling_mode():
+        with self.stopwatch.stage("rollout"), self._sampling_mode(), self.whole_model() as whole:
+            policy = unwrapped(whole)
             for first in range(0, len(examples), self.recipe.rollout_batch_size):
                 group = examples[first : first + self.recipe.rollout_batch_size]
                 # The update continues from this graph, so activations are checkpointed as in the update.
@@ -237,11 +243,12 @@ class GrpoTrainer(TreeTrainer):
         self.metrics.sums["rows"] -= len(failed)
         self.set_aside(failed)
 
-    def experience(self, scored: Sequence[ScoredRollouts], completions: int, tokens: int) -> Experience:
+    def experience(self, scored: Sequence[ScoredRollouts], completions: int, tokens: int, reference: Any) -> Experience:
         """What a micro-batch learns from some scored completions, the reference's log-probabilities included.
 
         Args:
             completions, tokens: totals of the whole step.
+            reference: the model; None without a divergence term.
         """
         recipe, examples = self.recipe, [one.example for one in scored]
         batch = self._tree_batch(examples, [one.learned_completions() for one in scored])
@@ -258,7 +265,7 @@ class GrpoTrainer(TreeTrainer):
             torch.cat([one.advantages[one.is_learned] for one in scored])[batch.completion],
             torch.cat(weights)[batch.completion],
             torch.cat([one.rollouts[i].log_probs for one in scored for i in one.learned]),
-            self.reference_log_probs(examples, batch, features),
+            self.reference_log_probs(reference, examples, batch, features),
         )
 
     def dummy_experience(self) -> Experience | None:
@@ -269,22 +276,45 @@ class GrpoTrainer(TreeTrainer):
         batch = self._tree_batch([example], [{next(iter(example.prompt.prefixes)): [(end,)]}])
         zero = torch.zeros(1)
         reference = zero.to(self.args.device) if self.recipe.beta else None
-        return Experience(batch, batch.clip_inputs([example.patches]), zero, zero, zero, reference)
+        features = None
+        if self.has_split_weights and not self.vision_learns:
+            # Other processes leave the vision tower out. To run it here, they would have to gather its weights with us.
+            visual = int(example.prompt.trunk.visual.sum())
+            width = unwrapped(self.model).config.get_text_config().hidden_size
+            features = [torch.zeros(visual, width, device=self.args.device, dtype=self.gathered_dtype)]
+        return Experience(batch, batch.clip_inputs([example.patches], features), zero, zero, zero, reference)
+
+    @contextlib.contextmanager
+    def whole_reference(self) -> Iterator[Any]:
+        """The reference with whole weights: its own model, or the policy without adapters; None without beta.
+
+        Every process must enter it together.
+        """
+        if self.recipe.beta == 0:
+            yield None
+            return
+        with self.stopwatch.stage("reference"), contextlib.ExitStack() as stack:
+            reference = self.reference
+            if isinstance(reference, SplitCopy):
+                reference = stack.enter_context(reference.whole())
+            elif reference is None:
+                stack.enter_context(self._sampling_mode())
+                policy = stack.enter_context(self.whole_model())
+                stack.enter_context(policy.disable_adapter())
+                reference = unwrapped(policy)
+            yield reference
 
     def reference_log_probs(
-        self, examples: Sequence[Example], batch: TreeBatch, features: Sequence[Tensor] | None
+        self, reference: Any, examples: Sequence[Example], batch: TreeBatch, features: Sequence[Tensor] | None
     ) -> Tensor | None:
-        """float32[N] under the reference: its own model, or the policy without adapters; None without beta."""
-        if self.recipe.beta == 0:
+        """float32[N] under the reference; None without one."""
+        if reference is None:
             return None
         # The policy's features serve the reference where both have the same vision tower and it does not learn.
         is_same = self.recipe.ref_model is None and not self.vision_learns
         clips = batch.clip_inputs([example.patches for example in examples], features if is_same else None)
-        with self.stopwatch.stage("reference"), torch.no_grad(), self.accelerator.autocast():
-            if self.reference is not None:
-                return self._log_probs(self.reference, batch, clips)
-            with self._sampling_mode(), self.accelerator.unwrap_model(self.model).disable_adapter():
-                return self._log_probs(unwrapped(self.model), batch, clips)
+        with torch.no_grad(), self.accelerator.autocast():
+            return self._log_probs(reference, batch, clips)
 
     def report(self, scored: Sequence[ScoredRollouts]) -> None:
         """Add the metrics of a step's completions, and keep the best and worst of them."""
@@ -316,10 +346,11 @@ class GrpoTrainer(TreeTrainer):
         """Whether the update continues from the features of the rollout, with their graph.
 
         It does where the vision tower learns and a step is one micro-batch with one update; otherwise the graphs of
-        all clips would be held at once.
+        all clips would be held at once. Gathered weights have no graph.
         """
         recipe = self.recipe
-        return self.vision_learns and recipe.shared_prompt and recipe.num_iterations == micro_batches == 1
+        is_one_pass = recipe.shared_prompt and recipe.num_iterations == micro_batches == 1
+        return self.vision_learns and is_one_pass and not self.has_split_weights
 
     def _tree_batch(self, examples: Sequence[Example], completions: Sequence[dict[Task, list[Any]]]) -> TreeBatch:
         pad_id = self.run.checkpoint.encoder.pad_id
@@ -328,8 +359,15 @@ class GrpoTrainer(TreeTrainer):
         )
 
     def _log_probs(self, model: Any, batch: TreeBatch, clips: dict[str, Any]) -> Tensor:
-        banned_ids = self.run.checkpoint.banned_ids
-        return token_log_probs(model, batch, clips, self.recipe.temperature, banned_ids, device=self.args.device)
+        return token_log_probs(
+            model,
+            batch,
+            clips,
+            self.recipe.temperature,
+            self.run.checkpoint.banned_ids,
+            in_parts=not self.has_split_weights,
+            device=self.args.device,
+        )
 
     @contextlib.contextmanager
     def _sampling_mode(self) -> Iterator[None]:

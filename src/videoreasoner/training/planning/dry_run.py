@@ -15,7 +15,7 @@ import numpy as np
 from videoreasoner.errors import SettingError
 from videoreasoner.models.checkpoint import is_hub_id
 from videoreasoner.tasks import Task
-from videoreasoner.training.grpo.recipe import SPLIT_WEIGHTS, GrpoRecipe
+from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.grpo.rewards import KEY_ELEMENT_RETRIEVAL, TaskReward, load_rewards
 from videoreasoner.training.planning.memory import (
     GAPS,
@@ -33,7 +33,7 @@ from videoreasoner.training.planning.memory import (
 )
 from videoreasoner.training.planning.model import PlannedModel, is_here, read_model
 from videoreasoner.training.planning.row_sizes import PlannedData, RowSize, read_planned_data
-from videoreasoner.training.recipe import LOST_UPDATES, SPLIT_TIED, Recipe, loses_updates
+from videoreasoner.training.recipe import LOST_UPDATES, SPLIT_QUANTISED, SPLIT_TIED, Recipe, loses_updates
 from videoreasoner.training.runtime.arguments import check_names
 
 # The parts of a step's time that follow one another, by their names in metrics.jsonl.
@@ -170,8 +170,8 @@ def _name_problems(recipe: Recipe) -> list[str]:
 def _launch_problems(recipe: Recipe, network: Any, hardware: Hardware) -> list[str]:
     """Reasons why this model cannot be trained in this way."""
     reasons = []
-    if isinstance(recipe, GrpoRecipe) and hardware.strategy in ("zero3", "fsdp2"):
-        reasons.append(SPLIT_WEIGHTS)
+    if recipe.lora and recipe.lora.load_in_4bit and hardware.strategy in ("zero3", "fsdp2"):
+        reasons.append(SPLIT_QUANTISED)
     if loses_updates(recipe, hardware.strategy != "ddp"):
         reasons.append(LOST_UPDATES)
     if recipe.lora and hardware.strategy == "fsdp2" and network.config.tie_word_embeddings:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations import get_reporting_integration_callbacks, is_deepspeed_zero3_enabled
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from videoreasoner.errors import SettingError
-from videoreasoner.training.recipe import LOST_UPDATES, Recipe, loses_updates
+from videoreasoner.training.recipe import LOST_UPDATES, SPLIT_QUANTISED, Recipe, loses_updates
 from videoreasoner.training.runtime.hub import check_hub
 
 # Fields of a recipe that transformers gets under the same names.
@@ -111,7 +111,7 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
 
     Raises:
         SettingError: bfloat16 weights without float32 ones beside them, DeepSpeed in another precision than the recipe,
-            or FSDP with weights that only the first process loads.
+            FSDP with weights that only the first process loads, or quantised weights that would be split.
     """
     has_deepspeed = bool(args.deepspeed) or launched_with("DEEPSPEED")
     if loses_updates(recipe, has_deepspeed or has_fsdp(args)):
@@ -120,6 +120,8 @@ def check_launch(recipe: Recipe, args: TrainingArguments) -> None:
         raise SettingError(
             "bf16: false, and the launch profile has DeepSpeed compute in bfloat16 (mixed_precision); set bf16=true"
         )
+    if recipe.lora is not None and recipe.lora.load_in_4bit and has_split_weights(args):
+        raise SettingError(SPLIT_QUANTISED)
     if launched_with("FSDP") and os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING") == "true":
         raise SettingError(
             "fsdp_cpu_ram_efficient_loading: event tokens are added in every process, so each has to load the weights; "
@@ -142,6 +144,11 @@ def check_optimizer(args: TrainingArguments, model: Any) -> None:
 def has_fsdp(args: TrainingArguments) -> bool:
     """Whether FSDP splits the weights."""
     return bool(args.fsdp) or launched_with("FSDP")
+
+
+def has_split_weights(args: TrainingArguments) -> bool:
+    """Whether no process has all weights: FSDP, or ZeRO of stage 3."""
+    return has_fsdp(args) or is_deepspeed_zero3_enabled()
 
 
 def launched_with(name: str) -> bool:

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from videoreasoner.errors import QuestionError, RowError, VideoError
 from videoreasoner.models.checkpoint import Checkpoint
-from videoreasoner.models.tree_batch import encode_clip
+from videoreasoner.models.tree_batch import encode_clip, unwrapped
 from videoreasoner.models.tree_decoder import Leaf, TreeDecoder
 from videoreasoner.rows import Row
 from videoreasoner.scoring import score_completion
@@ -47,7 +47,7 @@ def sample_outputs(checkpoint: Checkpoint, model: Any, example: Example) -> list
     """Greedy completions for each task of an example.
 
     Args:
-        model: the checkpoint's model, as it is trained by now; left in the mode that it was in.
+        model: the checkpoint's model with the weights of now; left in the mode that it was in.
     """
     prompt, was_training = example.prompt, model.training
     tasks = list(prompt.prefixes)
@@ -91,8 +91,7 @@ def sample_metrics(samples: Sequence[HeldOutSample]) -> dict[str, float]:
 class HeldOutSampler(TrainerCallback):
     """Samples every `eval_steps`, before the first step and after the last; writes samples.jsonl and adds metrics.
 
-    Processes share the rows. Where weights are split over processes (FSDP, ZeRO-3) decoding would gather all of them
-    at every token; there nothing is sampled, and `why_not` says so.
+    Processes share the rows. `why_not` says why nothing is sampled, where that is so.
     """
 
     def __init__(self, trainer: TreeTrainer) -> None:
@@ -103,8 +102,6 @@ class HeldOutSampler(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self.run.recipe.eval_data:
             self.why_not = "the recipe has no eval_data"
-        elif self.trainer.has_split_weights:
-            self.why_not = "weights are split over processes"
         elif state.global_step == 0:
             before = self._sample(0)
             if self.run.args.should_save:
@@ -118,8 +115,9 @@ class HeldOutSampler(TrainerCallback):
             self.trainer.metrics.latest |= self._sample(state.global_step)
 
     def _sample(self, step: int) -> dict[str, float]:
-        checkpoint = self.run.checkpoint
-        mine = [s for example in self._held_out() for s in sample_outputs(checkpoint, checkpoint.model, example)]
+        checkpoint, examples = self.run.checkpoint, self._held_out()
+        with self.trainer.whole_model() as whole:
+            mine = [s for example in examples for s in sample_outputs(checkpoint, unwrapped(whole), example)]
         samples = gather_object(mine)
         if self.run.args.should_save:
             self.run.folder.append("samples.jsonl", *({"step": step, **asdict(sample)} for sample in samples))

@@ -13,6 +13,7 @@ adapt it to transformers' loop and add:
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,9 @@ from videoreasoner.settings import Settings
 from videoreasoner.training.data.dataset import ExampleBatch, RowDataset
 from videoreasoner.training.data.sources import Rows, Skipped, check_skipped
 from videoreasoner.training.recipe import Recipe
+from videoreasoner.training.runtime.arguments import has_split_weights
 from videoreasoner.training.runtime.folder import ResumePoint, RunFolder
+from videoreasoner.training.runtime.gathering import HollowModel, gathered_weights
 from videoreasoner.training.runtime.metrics_file import peak_memory_gb
 from videoreasoner.training.runtime.model_card import model_card
 from videoreasoner.utils.stopwatch import Stopwatch, device_wait
@@ -130,6 +133,9 @@ class TreeTrainer(Trainer):
         collate: Any = ExampleBatch.collate
         super().__init__(model=run.model, args=run.args, train_dataset=run.dataset, data_collator=collate)
         self.remove_callback(PrinterCallback)
+        self.has_split_weights = has_split_weights(self.args)
+        # Made now, because later the model is wrapped and its weights are split.
+        self._hollow = HollowModel(self.model, self.args.device) if self.has_split_weights else None
 
     def step_losses(self, batches: Sequence[ExampleBatch]) -> list[LossFunction | None]:
         """One loss function for each micro-batch of the next optimizer step; None where there is nothing to learn.
@@ -150,11 +156,23 @@ class TreeTrainer(Trainer):
         return [float(value) for value in self.accelerator.reduce(own, reduction="sum").tolist()]
 
     @property
-    def has_split_weights(self) -> bool:
-        """Whether no process has all weights: FSDP, or ZeRO of stage 3."""
-        state: Any = self.accelerator.state
-        plugin = state.deepspeed_plugin
-        return state.distributed_type is DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3)
+    def gathered_dtype(self) -> torch.dtype | None:
+        """What split weights are gathered in: what the wrapped model computes in. None: as they are."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+
+    @contextlib.contextmanager
+    def whole_model(self) -> Iterator[Any]:
+        """The model as it is by now, with whole weights, to decode with. Every process must enter it together.
+
+        Where weights are split, it is a copy into which all of them are gathered, without a graph. With adapters, it is
+        the model with them.
+        """
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if self._hollow is None:
+            yield model
+            return
+        with self._hollow.filled(gathered_weights(model, self.args.device, self.gathered_dtype)) as whole:
+            yield whole
 
     @property
     def needs_dummy(self) -> bool:
