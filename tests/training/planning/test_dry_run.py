@@ -144,8 +144,11 @@ def test_hours_come_from_what_was_measured(tmp_path: Path) -> None:
 def test_recipes_that_grpo_would_refuse_are_reported(folder: Path) -> None:
     content = recipe_content(folder, folder / "data" / "plain.jsonl")
     recipe = parse_recipe(content, GrpoRecipe)
-    assert "CANNOT RUN: GRPO samples from whole weights" in dry_run_report(recipe, Hardware(8, "zero3"))
-    assert "CANNOT RUN" not in dry_run_report(recipe, Hardware(8, "zero2"))
+    assert "CANNOT RUN" not in dry_run_report(recipe, Hardware(8, "zero3"))
+    lora = {"lora": {"load_in_4bit": True, "lora_dropout": 0.0}, "dtype": "bfloat16"}
+    quantised = parse_recipe({**content, **lora}, GrpoRecipe)
+    assert "CANNOT RUN: lora.load_in_4bit" in dry_run_report(quantised, Hardware(8, "zero3"))
+    assert "CANNOT RUN" not in dry_run_report(quantised, Hardware(8, "zero2"))
     with pytest.raises(SettingError, match="'nope' is none of"):
         dry_run_report(parse_recipe({**content, "rewards": {"nope": 1.0}}, GrpoRecipe), Hardware())
 
@@ -155,7 +158,8 @@ def test_what_cannot_run_or_does_not_fit_is_a_problem_and_nothing_then_fits(fold
     possible = dry_run(parse_recipe(content, GrpoRecipe), Hardware(8, "zero2"))
     assert possible.problems == []
     assert "fits into 80 GB" in possible.text
-    split = dry_run(parse_recipe(content, GrpoRecipe), Hardware(8, "zero3"))
+    lossy = parse_recipe({**content, "dtype": "bfloat16", "bf16": True}, GrpoRecipe)
+    split = dry_run(lossy, Hardware(8))
     assert len(split.problems) == 1
     assert "fits into" not in split.text
     small = dry_run(parse_recipe(content, GrpoRecipe), Hardware(device_gb=1.0))

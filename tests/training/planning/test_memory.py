@@ -17,12 +17,14 @@ from videoreasoner.models.tree_batch import token_log_probs
 from videoreasoner.training.cold_start import target_batch
 from videoreasoner.training.data.examples import example_maker
 from videoreasoner.training.data.sources import read_sources
+from videoreasoner.training.grpo.recipe import GrpoRecipe
 from videoreasoner.training.planning.memory import (
     STRATEGIES,
     Hardware,
     StepShape,
     count_parameters,
     estimate,
+    estimate_rollout,
     trained_parameters,
 )
 from videoreasoner.training.planning.model import PUBLISHED, meta_model
@@ -114,6 +116,17 @@ def test_splitting_divides_what_it_says() -> None:
         assert (many["weights"] == one["weights"]) == (strategy in ("ddp", "zero2"))
     zero3 = estimate(network, recipe, Hardware(16, "zero3"), STEP)
     assert zero3["optimizer"] == everything * 12 / 16
+
+
+def test_rollouts_gather_split_weights_and_the_reference_is_split_with_them() -> None:
+    network, everything = published("qwen2-vl-7b"), 8_291_375_616
+    content = {**plain().model_dump(exclude_unset=True), "dtype": "bfloat16", "bf16": True}
+    recipe = parse_recipe(content, GrpoRecipe)
+    whole, split = (estimate_rollout(network, recipe, Hardware(8, name), 1000) for name in ("zero2", "zero3"))
+    assert (whole["gathered"], split["gathered"]) == (0, everything * 2)
+    assert (whole["reference"], split["reference"]) == (everything * 2, everything * 2 / 8)
+    assert whole["cache"] == split["cache"] == 2000
+    assert sum(split.values()) < sum(whole.values())
 
 
 def test_what_saves_memory_saves_memory() -> None:

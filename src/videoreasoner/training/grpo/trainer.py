@@ -155,7 +155,7 @@ class GrpoTrainer(TreeTrainer):
     def loss(self, experience: Experience, model: Any) -> Tensor:
         """-J for one micro-batch; see `step_losses`. The weights hold the mean over the completions of the step."""
         e, recipe = experience, self.recipe
-        log_probs = self._log_probs(model, e.batch, e.clips)
+        log_probs = self._log_probs(model, e.batch, e.clips, in_parts=not self.has_split_weights)
         advantages, weights = e.advantages.to(log_probs.device), e.weights.to(log_probs.device)
         old = log_probs.detach() if e.old is None else e.old
         epsilon_high = recipe.epsilon if recipe.epsilon_high is None else recipe.epsilon_high
@@ -314,7 +314,7 @@ class GrpoTrainer(TreeTrainer):
         is_same = self.recipe.ref_model is None and not self.vision_learns
         clips = batch.clip_inputs([example.patches for example in examples], features if is_same else None)
         with torch.no_grad(), self.accelerator.autocast():
-            return self._log_probs(reference, batch, clips)
+            return self._log_probs(reference, batch, clips, in_parts=True)
 
     def report(self, scored: Sequence[ScoredRollouts]) -> None:
         """Add the metrics of a step's completions, and keep the best and worst of them."""
@@ -358,14 +358,14 @@ class GrpoTrainer(TreeTrainer):
             [example.prompt for example in examples], completions, pad_id, self.recipe.shared_prompt
         )
 
-    def _log_probs(self, model: Any, batch: TreeBatch, clips: dict[str, Any]) -> Tensor:
+    def _log_probs(self, model: Any, batch: TreeBatch, clips: dict[str, Any], in_parts: bool) -> Tensor:
         return token_log_probs(
             model,
             batch,
             clips,
             self.recipe.temperature,
             self.run.checkpoint.banned_ids,
-            in_parts=not self.has_split_weights,
+            in_parts,
             device=self.args.device,
         )
 

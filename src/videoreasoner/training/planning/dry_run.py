@@ -22,10 +22,11 @@ from videoreasoner.training.planning.memory import (
     GB,
     OVERHEAD_GB,
     Hardware,
+    Memory,
     StepShape,
-    activation_bytes,
     count_parameters,
     estimate,
+    estimate_rollout,
     has_reference,
     in_use_gb,
     kv_width,
@@ -88,8 +89,7 @@ def dry_run(recipe: Recipe, hardware: Hardware) -> DryRun:
         *_token_lines(data, model),
     ]
     too_large = False
-    for name, shape in step_shapes(recipe, data.planned).items():
-        memory = estimate(network, recipe, hardware, shape)
+    for name, memory in _memories(recipe, hardware, network, data.planned).items():
         fits = in_use_gb(memory) <= hardware.device_gb
         too_large |= not fits
         # That it fits says nothing where it cannot run.
@@ -100,8 +100,6 @@ def dry_run(recipe: Recipe, hardware: Hardware) -> DryRun:
             f"  {'total':<12} {in_use_gb(memory):8.2f} GB, with {OVERHEAD_GB} GB and {GAPS:.0%} beside tensors"
             f"{verdict}",
         ]
-    if isinstance(recipe, GrpoRecipe):
-        lines.append(_rollout_line(recipe, hardware, model, data.planned))
     most = largest_batch(recipe, hardware, network, data.planned)
     largest = f"largest per_device_train_batch_size: {most}" if most else _too_large(recipe, hardware)
     if too_large:
@@ -134,7 +132,7 @@ def largest_batch(recipe: Recipe, hardware: Hardware, network: Any, sizes: Seque
 
     def needed_gb(rows: int) -> float:
         tried = recipe.model_copy(update={"per_device_train_batch_size": rows})
-        return max(in_use_gb(estimate(network, tried, hardware, shape)) for shape in step_shapes(tried, sizes).values())
+        return max(map(in_use_gb, _memories(tried, hardware, network, sizes).values()))
 
     return bisect.bisect(range(1, 1025), hardware.device_gb, key=needed_gb)
 
@@ -170,7 +168,7 @@ def _name_problems(recipe: Recipe) -> list[str]:
 def _launch_problems(recipe: Recipe, network: Any, hardware: Hardware) -> list[str]:
     """Reasons why this model cannot be trained in this way."""
     reasons = []
-    if recipe.lora and recipe.lora.load_in_4bit and hardware.strategy in ("zero3", "fsdp2"):
+    if recipe.lora and recipe.lora.load_in_4bit and hardware.splits_weights:
         reasons.append(SPLIT_QUANTISED)
     if loses_updates(recipe, hardware.strategy != "ddp"):
         reasons.append(LOST_UPDATES)
@@ -235,24 +233,26 @@ def _token_lines(data: PlannedData, model: PlannedModel) -> list[str]:
     return lines
 
 
-def _rollout_line(recipe: GrpoRecipe, hardware: Hardware, model: PlannedModel, sizes: Sequence[RowSize]) -> str:
-    together = min(recipe.rollout_batch_size, recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps)
-    # The rows of a cache are all as long as the longest.
-    written = len(recipe.tasks) * recipe.num_generations * recipe.max_completion_length
-    columns = max(size.total for size in sizes) + written
-    cache = together * columns * model.network.config.text_config.num_hidden_layers * 2 * kv_width(model.network)
-    return (
-        f"rollouts, before the update: {cache * activation_bytes(recipe, hardware) / GB:.2f} GB of keys and values "
-        f"for {together} row(s) at once (rollout_batch_size), at the limit of completions"
-    )
+def _memories(recipe: Recipe, hardware: Hardware, network: Any, sizes: Sequence[RowSize]) -> dict[str, Memory]:
+    """The memory of the largest steps and, in GRPO, of the rollout before: words that tell them apart -> memory."""
+    memories = {name: estimate(network, recipe, hardware, shape) for name, shape in step_shapes(recipe, sizes).items()}
+    if isinstance(recipe, GrpoRecipe):
+        step_rows = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+        together = min(recipe.rollout_batch_size, step_rows)
+        # The rows of a cache are all as long as the longest.
+        written = len(recipe.tasks) * recipe.num_generations * recipe.max_completion_length
+        columns = max(size.total for size in sizes) + written
+        cached = together * columns * network.config.text_config.num_hidden_layers * 2 * kv_width(network)
+        words = f", rollouts of {together} row(s) at once (rollout_batch_size), completions at the limit"
+        memories[words] = estimate_rollout(network, recipe, hardware, cached)
+    return memories
 
 
 def _too_large(recipe: Recipe, hardware: Hardware) -> str:
-    is_grpo, is_split = isinstance(recipe, GrpoRecipe), hardware.strategy in ("zero3", "fsdp2")
-    others = "zero2" if is_grpo else "zero3 or fsdp2"
+    is_grpo, is_split = isinstance(recipe, GrpoRecipe), hardware.splits_weights
     advice = [
         ("gradient_checkpointing=true", not recipe.gradient_checkpointing),
-        (f"--strategy {others} on more devices", not recipe.lora and not is_split and hardware.strategy != others),
+        ("--strategy zero3 or fsdp2 on more devices", not recipe.lora and not is_split),
         ("max_completion_length lower", is_grpo),
         ("a recipe with lora", recipe.lora is None),
         ("lora.load_in_4bit=true", recipe.lora is not None and not recipe.lora.load_in_4bit),

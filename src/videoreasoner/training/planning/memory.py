@@ -47,6 +47,11 @@ class Hardware:
     device_gb: float = 80.0
     rows_per_second: float | None = None
 
+    @property
+    def splits_weights(self) -> bool:
+        """Whether a device holds a share of each weight."""
+        return self.strategy in ("zero3", "fsdp2")
+
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise SettingError(f"--strategy {self.strategy}: choose one of {', '.join(STRATEGIES)}")
@@ -133,9 +138,37 @@ def estimate(network: Any, recipe: Recipe, hardware: Hardware, step: StepShape) 
         "gradients": gradients,
         "optimizer": optimizer,
         "activations": _activations(network, recipe, size, step),
-        "logits": _logits(network.config.text_config.vocab_size, size, step, hardware.strategy in ("zero3", "fsdp2")),
-        "reference": count_parameters(network) * _weight_bytes(recipe, hardware) if has_reference(recipe) else 0,
+        "logits": _logits(network.config.text_config.vocab_size, size, step, hardware.splits_weights),
+        "reference": _reference(network, recipe, hardware),
     }
+
+
+def estimate_rollout(network: Any, recipe: Recipe, hardware: Hardware, cached: int) -> Memory:
+    """Memory of one device while it samples completions: the cache, and whole weights where they are split.
+
+    Args:
+        cached: numbers in the key-value cache.
+    """
+    size = activation_bytes(recipe, hardware)
+    weights, gradients, optimizer = _states(network, recipe, hardware)
+    return {
+        "weights": weights,
+        # DeepSpeed keeps its share; elsewhere gradients are freed after each step.
+        "gradients": gradients if hardware.strategy in ("zero2", "zero3") else 0,
+        "optimizer": optimizer,
+        "gathered": count_parameters(network) * size if hardware.splits_weights else 0,
+        "cache": cached * size,
+        "reference": _reference(network, recipe, hardware),
+    }
+
+
+def _reference(network: Any, recipe: Recipe, hardware: Hardware) -> float:
+    if not has_reference(recipe):
+        return 0
+    if hardware.splits_weights:
+        # Gathered after the rollout, when the policy's gathered weights are gone.
+        return count_parameters(network) * activation_bytes(recipe, hardware) / hardware.devices
+    return count_parameters(network) * _weight_bytes(recipe, hardware)
 
 
 def _weight_bytes(recipe: Recipe, hardware: Hardware) -> int:
