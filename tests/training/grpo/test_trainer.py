@@ -414,7 +414,7 @@ def test_a_video_that_a_reward_cannot_read_is_set_aside(videos, tmp_path, monkey
     # One over the rows that are left, and not over all.
     trainer = prepare_grpo(recipe(videos, tmp_path / "again", **changes))
     totals: list[int] = []
-    monkeypatch.setattr(trainer, "experience", lambda scored, completions, tokens: totals.append(completions))
+    monkeypatch.setattr(trainer, "experience", lambda scored, completions, *_: totals.append(completions))
     trainer.step_losses([ExampleBatch.collate([trainer.run.dataset[i] for i in range(8)])])
     assert totals == [4 * (len(rows) - 1)]
     with pytest.raises(TrainingError, match="max_skipped_fraction"):

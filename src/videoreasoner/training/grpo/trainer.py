@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from videoreasoner.errors import VideoError
+from videoreasoner.models.gathering import SplitCopy
 from videoreasoner.models.tree_batch import TreeBatch, encode_clip, token_log_probs, unwrapped
 from videoreasoner.tasks import Task
 from videoreasoner.training.data.dataset import ExampleBatch
@@ -48,7 +49,6 @@ from videoreasoner.training.grpo.rewards import Rewards
 from videoreasoner.training.grpo.rollout_log import RolloutLog, ZeroRewardAlarm
 from videoreasoner.training.grpo.rollouts import Rollout, Sampling, sample
 from videoreasoner.training.grpo.scored import ScoredRollouts
-from videoreasoner.training.runtime.gathering import SplitCopy
 from videoreasoner.training.runtime.trainer import LossFunction, TrainingRun, TreeTrainer
 from videoreasoner.utils.terminal import say
 

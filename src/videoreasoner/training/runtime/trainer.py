@@ -30,13 +30,13 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from videoreasoner.errors import TrainingError
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint, save_companions
+from videoreasoner.models.gathering import HollowModel, gathered_weights
 from videoreasoner.settings import Settings
 from videoreasoner.training.data.dataset import ExampleBatch, RowDataset
 from videoreasoner.training.data.sources import Rows, Skipped, check_skipped
 from videoreasoner.training.recipe import Recipe
 from videoreasoner.training.runtime.arguments import has_split_weights
 from videoreasoner.training.runtime.folder import ResumePoint, RunFolder
-from videoreasoner.training.runtime.gathering import HollowModel, gathered_weights
 from videoreasoner.training.runtime.metrics_file import peak_memory_gb
 from videoreasoner.training.runtime.model_card import model_card
 from videoreasoner.utils.stopwatch import Stopwatch, device_wait

@@ -10,7 +10,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 
-from videoreasoner.training.runtime.gathering import HollowModel, SplitCopy, gathered_weights
+from videoreasoner.models.gathering import HollowModel, SplitCopy, gathered_weights
 
 CPU = torch.device("cpu")
 
