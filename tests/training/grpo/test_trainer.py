@@ -282,8 +282,8 @@ def test_adapters_off_are_the_reference(videos, start, tmp_path) -> None:
     after = train(videos, tmp_path / "out", lora=lora, max_steps=3, save_steps=3)
     divergence = [line["kl"] for line in metrics(tmp_path / "out")]
     # Before the first update, policy and reference are one model.
-    assert abs(divergence[0]) < 1e-6
-    assert divergence[2] > 1e-5
+    assert abs(divergence[0]) < 1e-7
+    assert divergence[2] > 1e-6
     assert any(not torch.equal(after[name], start[name]) for name in after)
 
 
