@@ -62,6 +62,11 @@ def test_rows_and_rewards_are_part_of_the_run(videos: Path) -> None:
         GrpoTrainer("tiny", [odd, "accuracy"], rows[:1], "out", **SMALL).train()
 
 
+def test_one_reward_needs_no_list() -> None:
+    assert GrpoTrainer("tiny", "accuracy", "rows.jsonl", "out").recipe.rewards == {"accuracy": 1.0}
+    assert GrpoTrainer("tiny", odd, "rows.jsonl", "out").recipe.rewards == {"odd": 1.0}
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(SettingError, match="two have the same name"):
         GrpoTrainer("tiny", [odd, "odd"], "rows.jsonl", "out")

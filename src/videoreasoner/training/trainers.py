@@ -30,7 +30,7 @@ class GrpoTrainer:
 
     Args:
         model: a shipped model, a checkpoint folder or a Hugging Face id.
-        rewards: names and functions, each with weight 1; or a mapping of them to their weights.
+        rewards: a name or a function, or several, each with weight 1; or a mapping of them to their weights.
         rows: a JSON-lines file; or rows, which are written to `rows-HASH.jsonl` in `output_dir`.
         output_dir: see docs/training.md; the same call resumes a run that was killed.
         fields: any other key of a GRPO recipe, such as `max_steps=100`.
@@ -46,11 +46,13 @@ class GrpoTrainer:
     def __init__(
         self,
         model: str | Path,
-        rewards: Sequence[Reward] | Mapping[Reward, float],
+        rewards: Reward | Sequence[Reward] | Mapping[Reward, float],
         rows: str | Path | Iterable[Row | Mapping[str, Any]],
         output_dir: str | Path,
         **fields: Any,
     ) -> None:
+        if isinstance(rewards, str) or callable(rewards):
+            rewards = [rewards]
         weights = dict(rewards) if isinstance(rewards, Mapping) else dict.fromkeys(rewards, 1.0)
         names = [reward if isinstance(reward, str) else _name(reward) for reward in weights]
         if len(set(names)) < len(names):

@@ -52,6 +52,9 @@ def test_another_run_is_refused_by_the_fields_that_differ(tmp_path: Path) -> Non
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(TrainingError, match=r"run\.json: not JSON"):
         run.check(identity)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(TrainingError, match=r"run\.json: not the record of a run"):
+        run.check(identity)
     (tmp_path / "run.json").unlink()
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(TrainingError, match=r"holds a model but no run\.json"):

@@ -102,6 +102,8 @@ class RunFolder:
             there = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise TrainingError(f"{path}: not JSON ({error}); give another output_dir, or --overwrite") from error
+        if not isinstance(there, dict):
+            raise TrainingError(f"{path}: not the record of a run; give another output_dir, or --overwrite")
         names = ", ".join(differences(there, identity))
         if names:
             last = self.last_checkpoint()
