@@ -23,6 +23,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 from experiments.tiny.vocabulary import learn_tokenizer
 from videoreasoner.prompts import Prompts
 from videoreasoner.synthetic.world import COLORS, SHAPES, World, WorldSettings, random_world, render
+from videoreasoner.tasks import Task
 
 IMAGE_SIZE = 32
 _RENDER_SIZE = 64
@@ -106,9 +107,19 @@ def frames_and_truth(rng: np.random.Generator, count: int) -> tuple[NDArray[np.u
     return np.stack(images), truth
 
 
+# The vocabulary of the shipped encoder was learned from the default prompts of its time, which had these prefixes.
+_PROMPTS = Prompts(
+    prefixes={
+        Task.EVENT: "I want to locate the key event in the video. ",
+        Task.KEY_ELEMENTS: "I want to output the key elements: ",
+        Task.ANSWER: "The answer is: ",
+    }
+)
+
+
 def new_encoder(seed: int = 0) -> tuple[Any, PreTrainedTokenizerFast]:
     """A tiny CLIP with random weights, and its tokenizer, which ends every text with the token that CLIP pools at."""
-    words = learn_tokenizer(Prompts()).backend_tokenizer
+    words = learn_tokenizer(_PROMPTS).backend_tokenizer
     end = words.token_to_id("<|endoftext|>")
     words.post_processor = processors.TemplateProcessing(
         single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", end)]

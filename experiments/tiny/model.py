@@ -29,6 +29,8 @@ PROMPTS = Prompts(
         Task.KEY_ELEMENTS: "I want to output the key elements:",
         Task.ANSWER: "The answer is:",
     },
+    # As the shipped checkpoints were trained; see `Settings.load`.
+    prefix_keeps_space=True,
 )
 SETTINGS = Settings(
     frame_budget=32,

@@ -20,7 +20,7 @@ def test_the_encoder_learns_which_captions_are_true(tmp_path: Path) -> None:
 
 
 def test_first_steps_are_those_that_were_recorded(tmp_path: Path) -> None:
-    """Recorded with the code that trained the shipped encoder."""
+    """The code that trained the shipped encoder gave this, on videos of the split of today."""
     lines: list[str] = []
     train_encoder(tmp_path, steps=3, batch_size=16, report=lines.append)
-    assert float(lines[-1].split()[3]) == pytest.approx(7.149, abs=0.002)
+    assert float(lines[-1].split()[3]) == pytest.approx(7.254, abs=0.002)

@@ -29,16 +29,19 @@ def _train(
 @pytest.mark.parametrize(
     ("name", "losses"),
     [
-        ("glances", [47.4039, 35.9251, 36.911]),
-        ("captions", [86.6495, 94.7683, 113.8413]),
-        ("tasks", [50.9282, 29.0514, 40.5653]),
-        ("moments", [64.3308, 59.0075, 60.9331]),
+        ("glances", [47.6554, 37.2905, 36.2931]),
+        ("captions", [78.2481, 52.5886, 111.4924]),
+        ("tasks", [43.4810, 37.2656, 43.5513]),
+        ("moments", [63.3137, 61.0114, 39.0970]),
     ],
 )
 def test_first_losses_are_those_that_were_recorded(
     encoder: PromptEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, losses: list[float]
 ) -> None:
-    """Recorded with the loop that trained the shipped checkpoints, before it used `TreeBatch`."""
+    """The loop that trained the shipped checkpoints gave these, on videos of the split of today.
+
+    On videos of the split of its time, this loop gives the losses of that one, too.
+    """
     monkeypatch.setattr(training, "_WARMUP", 2)
     [stage] = [stage for stage in (*BASE_STAGES, *TASK_STAGES) if stage.name == name]
     found, _ = _train(encoder, replace(stage, steps=3, videos_per_step=4), tmp_path)
