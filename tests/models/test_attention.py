@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.models.test_prompt_tree import FAMILIES, ONE_CLIP, TWO_CLIPS, video_tree
-from tests.models.tiny_models import tokenizer
+from tests.models.tiny_models import recompute_activations, tokenizer
 from videoreasoner.models.attention import IMPLEMENTATION
 from videoreasoner.models.prompt_tree import collate
 
@@ -45,7 +45,7 @@ def test_two_parts_equal_one_mask_of_stock_attention(family, checkpointing):
     batch, clips = batch_of(family)
     assert batch["input_ids"].shape[1] - batch["attention_mask"].shape[2] == 10
     if checkpointing:
-        ours.train().gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(ours.train())
     logits, gradients = logits_and_gradients(ours, batch, clips)
     expected, theirs = logits_and_gradients(stock, whole_mask(batch), clips)
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl
+from tests.models.tiny_models import random_qwen2_5_vl, random_qwen2_vl, recompute_activations
 from tests.training.random_examples import PAD, random_example
 from videoreasoner.models import tree_batch as tree_batch_module
 from videoreasoner.models.prompt_tree import PromptTree, Trunk, collate
@@ -28,7 +28,7 @@ def prepared(family: str, mode: str):
     if mode == "vision frozen":
         model.model.visual.requires_grad_(False)
     if "checkpointing" in mode:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
         model.enable_input_require_grads()
     if "lora" in mode:
         from peft import LoraConfig, get_peft_model

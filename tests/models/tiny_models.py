@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from typing import Any
 
 import torch
 from transformers import (
@@ -96,3 +97,9 @@ def random_qwen2_5_vl(
     }
     config = Qwen2_5_VLConfig(**_configuration(vocab_size, tied, head_width), vision_config=vision)
     return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def recompute_activations(model: Any) -> None:
+    """Switch activation checkpointing on, under the name that the installed transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

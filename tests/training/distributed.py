@@ -14,6 +14,7 @@ from torch import distributed
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.models.tiny_models import recompute_activations
 from tests.training.toy import maker_for
 from videoreasoner.models.checkpoint import load_checkpoint
 from videoreasoner.models.tree_batch import token_log_probs
@@ -33,7 +34,7 @@ def gradients(strategy: str, model_folder: str, rows_file: str, steps: int = 1) 
     total = torch.tensor(float(sum(len(batch.labels) for batch in batches)))
     distributed.all_reduce(total)
     model: Any = checkpoint.model.train()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute_activations(model)
     if strategy == "ddp":
         wrapped = DistributedDataParallel(model)
     else:

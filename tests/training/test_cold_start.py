@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.models.tiny_models import recompute_activations
 from tests.training.random_examples import PAD
 from tests.training.toy import FAMILIES, make_data, make_model, maker_for
 from videoreasoner.models.checkpoint import Checkpoint, load_checkpoint
@@ -91,7 +92,7 @@ def adapted(checkpoint: Checkpoint, kind: str) -> Any:
                 if "lora_B" in name:
                     parameter.normal_(std=0.2)
     if "checkpointing" in kind:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     return model
 
 

@@ -14,16 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
+from transformers import DynamicCache, Qwen2VLForConditionalGeneration
 
 from videoreasoner.models.grammar import TokenTrie
 from videoreasoner.models.prompt_tree import ROOT, PromptTree, Trunk
+from videoreasoner.utils.renamed import known_name
 
 Pick = Callable[[Tensor, Sequence[int]], Tensor]
 """(float32[n, V] logits, the n leaves they belong to) -> int64[n] chosen ids."""
 
 # The owner of a column of the cache that pads a row to the common length; no token attends to it.
 _PADDING = -2
+# transformers 5.24 renamed the argument, in all families at once. An adapter around a model hides its signature.
+_CACHE = known_name(Qwen2VLForConditionalGeneration.forward, "cache", "past_key_values")
 
 
 def greedy(logits: Tensor, leaves: Sequence[int]) -> Tensor:
@@ -90,9 +93,9 @@ class TreeDecoder:
         output = self.model(
             inputs_embeds=embeddings[None],
             position_ids=trunk.positions[0][:, None].to(self.device),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{_CACHE: cache},
         )
         return cache, output.logits[0, -1].float()
 
@@ -220,9 +223,9 @@ class TreeDecoder:
             input_ids=ids.to(self.device),
             position_ids=positions.expand(3, -1, -1).to(self.device),
             attention_mask=self._mask(owner).to(self.device),
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=kept.to(self.device),
+            **{_CACHE: self.cache},
         )
         found = places.split([len(some) for some in wanted])
         return [logits[own.to(self.device)].float() for logits, own in zip(output.logits, found, strict=True)]

@@ -28,10 +28,24 @@ def test_fields_of_the_recipe_reach_transformers(tmp_path: Path) -> None:
     values = {"learning_rate": 3e-4, "max_steps": 7, "weight_decay": 0.1, "adam_beta2": 0.9, "seed": 5, "save_steps": 3}
     args = training_arguments(recipe(tmp_path, **values, gradient_checkpointing=True))
     assert {name: getattr(args, name) for name in values} == values
+    assert args.gradient_checkpointing
     assert args.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    assert not training_arguments(recipe(tmp_path, gradient_checkpointing=False)).gradient_checkpointing
     assert args.save_strategy == "steps"
     assert args.n_gpu <= 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"])
+def test_options_of_checkpointing_have_either_name(tmp_path: Path, name: str) -> None:
+    given = {"use_reentrant": True}
+    args = training_arguments(recipe(tmp_path, gradient_checkpointing=True, trainer={name: given}))
+    assert args.gradient_checkpointing_kwargs == given
+
+
+def test_checkpointing_is_not_switched_at_two_places(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="set it as gradient_checkpointing in the recipe"):
+        training_arguments(recipe(tmp_path, trainer={"activation_checkpointing": True}))
 
 
 def test_other_fields_of_transformers_may_be_given(tmp_path: Path) -> None:

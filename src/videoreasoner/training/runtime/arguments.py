@@ -16,14 +16,18 @@ from transformers.training_args import OptimizerNames
 from videoreasoner.errors import SettingError
 from videoreasoner.training.recipe import LOST_UPDATES, SPLIT_QUANTISED, Recipe, loses_updates
 from videoreasoner.training.runtime.hub import check_hub
+from videoreasoner.utils.renamed import known_name
 
 # Fields of a recipe that transformers gets under the same names.
 _PASSED_ON = (
     "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
     "warmup_steps", "optim", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm", "bf16",
-    "gradient_checkpointing", "seed", "dataloader_num_workers", "logging_steps", "save_steps", "save_total_limit",
-    "report_to", "run_name",
+    "seed", "dataloader_num_workers", "logging_steps", "save_steps", "save_total_limit", "report_to", "run_name",
 )  # fmt: skip
+# transformers 5.24 renamed these; a recipe may use either name of the second.
+_CHECKPOINTING = known_name(TrainingArguments, "activation_checkpointing", "gradient_checkpointing")
+_OPTIONS = f"{_CHECKPOINTING}_kwargs"
+_NAMES_OF_OPTIONS = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
 # Values that the training loop depends on.
 _FIXED: dict[str, Any] = {
     "remove_unused_columns": False,
@@ -54,12 +58,15 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     check_names(recipe)
     values = {name: getattr(recipe, name) for name in _PASSED_ON}
     has_gpu = torch.cuda.is_available()
+    values[_CHECKPOINTING] = recipe.gradient_checkpointing
     if recipe.gradient_checkpointing:
         # The variant that works with frozen weights, adapters and distributed wrappers.
-        values["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+        values[_OPTIONS] = {"use_reentrant": False}
     values |= {"use_cpu": not has_gpu, "dataloader_pin_memory": has_gpu, "ddp_find_unused_parameters": False}
+    # Under the old name, transformers would ignore them beside ours under the new one.
+    given = {_OPTIONS if name in _NAMES_OF_OPTIONS else name: value for name, value in recipe.trainer.items()}
     try:
-        args = TrainingArguments(output_dir=recipe.output_dir, **{**values, **_FIXED, **recipe.trainer})
+        args = TrainingArguments(output_dir=recipe.output_dir, **{**values, **_FIXED, **given})
     except (ValueError, TypeError, ImportError) as error:
         raise SettingError(f"the recipe cannot be run here: {error}") from error
     check_launch(recipe, args)
@@ -78,8 +85,10 @@ def check_names(recipe: Recipe) -> None:
             a tracker is unknown or not installed; also see `check_hub`.
     """
     check_hub(recipe)
-    known = {item.name for item in dataclasses.fields(TrainingArguments)}
+    known = {item.name for item in dataclasses.fields(TrainingArguments)} | set(_NAMES_OF_OPTIONS)
     for name in recipe.trainer:
+        if name == "activation_checkpointing":
+            raise SettingError(f"trainer.{name}: set it as gradient_checkpointing in the recipe")
         if name in _FIXED or name in _WITHOUT_EFFECT:
             raise SettingError(f"trainer.{name}: would have no effect here; remove it")
         if name not in known:
