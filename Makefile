@@ -13,7 +13,7 @@ help:
 	@echo "make test       lint, types and the test suite (about eight minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make test-split ZeRO-2, ZeRO-3 and FSDP2 in two processes on a CPU (installs DeepSpeed; about five minutes)"
-	@echo "make test-range the core with the oldest and the newest supported transformers (about five minutes)"
+	@echo "make test-range the core with the oldest and the newest supported transformers"
 	@echo "make test-vllm  trained folders in stock vLLM, in .venv-vllm (installs up to 7 GB; about ten minutes)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make docs       the documentation site in out/site, and docs/cli.md from --help"
@@ -88,7 +88,7 @@ $(RANGE)/%/.ready: $(READY)
 
 test-range: $(ENDS:%=$(RANGE)/%/.ready)
 	@for end in $(ENDS); do echo "transformers $$end"; \
-	  PYTHONPATH=$(RANGE)/$$end $(BIN)/python -m pytest -m "not slow" -W error::FutureWarning -W error::DeprecationWarning \
+	  PYTHONPATH=$(CURDIR)/$(RANGE)/$$end $(BIN)/python -m pytest -m "not slow" -W error::FutureWarning -W error::DeprecationWarning \
 	    -W 'ignore:`is_gradient_checkpointing` is deprecated:FutureWarning' $(CORE) || exit 1; done
 
 # mkdocs-material prints a notice about mkdocs 2 at each build; the variable switches it off.
