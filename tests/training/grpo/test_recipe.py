@@ -92,7 +92,7 @@ def test_a_recipe_says_how_to_run_it_and_what_it_needs(path: Path, videos: Path,
     assert f"{rows} rows and up to {rows * completions} completions" in out
     assert ("the reference" in out.splitlines()[0]) == (recipe.lora is None)
     assert f"completions of {recipe.max_completion_length} tokens" in out
-    assert f"for {min(recipe.rollout_batch_size, rows // 8)} row(s) at once" in out
+    assert f"rollouts of {min(recipe.rollout_batch_size, rows // 8)} row(s) at once" in out
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
